@@ -1,0 +1,1 @@
+"""The application: joins exchanges, Kafka, Faust processors and the web."""

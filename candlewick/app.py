@@ -1,0 +1,90 @@
+"""The Faust application: settings into ``faust.App``, and nothing else.
+
+``faust -A candlewick.app worker`` finds ``app`` here, and through ``autodiscover`` the agents and
+the views, which import this module; it imports none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import faust
+
+from candlewick import config, topics
+from candlewick.checkpoint import Checkpoint
+from candlewick.transport import BatchTransport
+from models.errors import CandlewickError
+from producers.sink import ensure_topics
+
+AUTODISCOVER = ("agents.candles", "agents.books", "candlewick.web.views")
+
+
+class Application(faust.App):
+    """Faust's application, with a `Checkpoint`, and topics that are made before it starts."""
+
+    def __init__(self, settings: config.Settings, **options: Any) -> None:
+        self.settings = settings
+        self.checkpoint = Checkpoint(self, settings.session_s)
+        super().__init__(settings.app_id, **options)
+        self.transport = BatchTransport(self.conf.broker_consumer, self)
+        self.producer_transport = BatchTransport(self.conf.broker_producer, self)
+
+    async def on_first_start(self) -> None:
+        """Make the topics, or say what is wrong with them, before anything is subscribed."""
+        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
+        await ensure_topics(bootstrap(self.settings), topics.specs(self.settings), self.settings.replication)
+        await super().on_first_start()
+
+
+def bootstrap(settings: config.Settings) -> str:
+    """Return the broker's address: the one that is set, or the embedded one's usual place."""
+    return settings.broker or "127.0.0.1:9092"
+
+
+def build(settings: config.Settings) -> Application:
+    """Return the application for these settings. Reasons for each value: docs/decisions/002."""
+    return Application(
+        settings,
+        broker=[f"aiokafka://{address.strip()}" for address in bootstrap(settings).split(",")],
+        autodiscover=AUTODISCOVER,
+        datadir=str(Path(settings.data_dir) / "tables"),
+        store="rocksdb://?driver=rocksdict",
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=16,
+        broker_commit_interval=settings.commit_s,
+        broker_max_poll_records=settings.batch_records,
+        broker_session_timeout=settings.session_s,
+        broker_heartbeat_interval=settings.session_s / 4,
+        broker_rebalance_timeout=60,
+        broker_request_timeout=60,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=4 << 20,
+        consumer_group_instance_id=settings.worker_id or None,
+        producer_linger=0.002,
+        producer_max_batch_size=4 << 20,
+        producer_max_request_size=topics.LARGEST_RECORD,
+        producer_compression_type="zstd",
+        producer_request_timeout=60,
+        web_bind=settings.host,
+        web_host=settings.advertised_host or settings.host,
+        web_port=settings.port,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+        # Faust would otherwise read F_* and APP_* variables of whoever started it.
+        debug=False,
+    )
+
+
+try:
+    settings = config.load(os.environ)
+except CandlewickError as error:
+    sys.exit(f"candlewick: {error}")
+app = build(settings)

@@ -1,0 +1,193 @@
+"""A checkpoint: everything that was folded up to one point of the log, written down in order.
+
+1. what was sent because of it (closed candles, dead letters) is acknowledged by the broker;
+2. the changed rows are acknowledged by their changelogs;
+3. the rows are in RocksDB;
+4. the caller commits the offsets.
+
+A process that dies between two steps repeats from the offsets of the last 4, and each row knows
+which records it includes. A step that fails ends the worker: the offsets stay where they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from faust.types import TP
+
+UNSENT = 10_000
+"""Messages that may wait for their acknowledgement before an agent has to wait."""
+
+
+class Rows(Protocol):
+    """One partition's rows."""
+
+    partition: int
+
+    def take(self) -> dict[bytes, bytes]:
+        """Return what has changed since the last time."""
+        ...
+
+    def written(self) -> None:
+        """Note that what was taken is safe."""
+        ...
+
+
+class Table(Protocol):
+    """What a checkpoint needs of a table; `tables.rows.RowTable` is the one there is."""
+
+    changelog_topic_name: str
+
+    def begin(self, highwaters: dict[TP, int]) -> None:
+        """Begin an assignment, given the last offsets of the changelogs."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what is only in memory."""
+        ...
+
+    def partitions_in_memory(self) -> Iterable[Rows]:
+        """List the partitions that may have changes."""
+        ...
+
+    def store(self, partition: int, rows: dict[bytes, bytes], first_offset: int) -> None:
+        """Keep rows that the changelog has."""
+        ...
+
+
+class Frozen(RuntimeError):
+    """The process was stopped for longer than its session: others own its partitions now."""
+
+
+class Checkpoint:
+    """Collects what agents do between two commits. One for each worker."""
+
+    def __init__(self, app: Any, session_s: float) -> None:
+        self._app = app
+        self._session_s = session_s
+        self.tables: list[Table] = []
+        self.topics: set[str] = set()
+        """Source topics, delivered in batches."""
+        self._starts: dict[str, Callable[[int, int], int]] = {}
+        self._forgets: list[Callable[[], None]] = []
+        self.applied: dict[TP, int] = {}
+        """The offset after the last record that was folded."""
+        self._queue: deque[tuple[str, bytes, bytes]] = deque()
+        self._sent: set[asyncio.Future[Any]] = set()
+        self._last_tick = time.monotonic()
+        self._longest_sleep_s = 0.0
+
+    def source(
+        self, topic: str, start_of: Callable[[int, int], int], forget: Callable[[], None]
+    ) -> None:
+        """Register an agent's topic: where to begin given (partition, committed), how to forget."""
+        self.topics.add(topic)
+        self._starts[topic] = start_of
+        self._forgets.append(forget)
+
+    def send(self, topic: str, key: bytes, value: bytes) -> None:
+        """Send a message with this checkpoint; it is acknowledged before rows are written."""
+        self._queue.append((topic, key, value))
+
+    async def drain(self) -> None:
+        """Hand queued messages to the producer; wait while too many are unacknowledged."""
+        while self._queue:
+            kafka = self._app.producer.kafka
+            topic, key, value = self._queue.popleft()
+            self._sent.add(await kafka.send(topic, value, key))
+        if len(self._sent) > UNSENT:
+            await self._acknowledged()
+
+    def folded(self, tp: TP, next_offset: int) -> None:
+        """Note that every record before ``next_offset`` is in the rows, or dead-lettered."""
+        self.applied[tp] = next_offset
+
+    def awake(self) -> None:
+        """Begin to watch whether the process is awake."""
+        self._last_tick = time.monotonic()
+
+    def tick(self) -> None:
+        """Note that the process is awake; call it a few times a second.
+
+        Raises:
+            Frozen: it was not for longer than its session: others own its partitions by now.
+        """
+        now = time.monotonic()
+        self._longest_sleep_s = max(self._longest_sleep_s, now - self._last_tick)
+        self._last_tick = now
+        if self._longest_sleep_s > self._session_s:
+            raise Frozen(
+                f"the process did not run for {self._longest_sleep_s:.1f} s, over its session of {self._session_s} s"
+            )
+
+    def start_of(self, tp: TP, committed: int) -> int:
+        """Return the offset to begin with."""
+        return self._starts[tp.topic](tp.partition, committed)
+
+    def begin(self, highwaters: dict[TP, int]) -> None:
+        """Begin an assignment; ``highwaters`` are the last offsets of the changelogs."""
+        for table in self.tables:
+            table.begin(highwaters)
+
+    def forget(self) -> None:
+        """End an assignment: drop all that was not written."""
+        self.applied.clear()
+        self._queue.clear()
+        for table in self.tables:
+            table.forget()
+        for forget in self._forgets:
+            forget()
+
+    async def write(self, is_current: Callable[[], bool]) -> dict[TP, int]:
+        """Write steps 1 to 3; return the offsets for step 4, none when ``is_current`` no longer holds.
+
+        Raises:
+            Frozen: the process slept past its session, and must not write.
+            KafkaError: a message or a row was not acknowledged.
+        """
+        self.tick()
+        offsets = dict(self.applied)
+        taken = [(table, rows, rows.take()) for table in self.tables for rows in table.partitions_in_memory()]
+        await self.drain()
+        await self._acknowledged()
+        written = await asyncio.gather(
+            *(self._append(table, rows.partition, changed) for table, rows, changed in taken if changed)
+        )
+        if not is_current():
+            return {}
+        stored = iter(written)
+        for table, rows, changed in taken:
+            for part, first_offset in next(stored) if changed else ():
+                table.store(rows.partition, part, first_offset)
+            rows.written()
+        return offsets
+
+    async def _acknowledged(self) -> None:
+        sent, self._sent = self._sent, set()
+        if sent:
+            await asyncio.gather(*sent)
+
+    async def _append(
+        self, table: Table, partition: int, rows: dict[bytes, bytes]
+    ) -> list[tuple[dict[bytes, bytes], int]]:
+        """Append rows to a changelog, as one Kafka batch where they fit into one.
+
+        Returns each part with the offset of its first row.
+        """
+        kafka = self._app.producer.kafka
+        topic = table.changelog_topic_name
+        parts: list[tuple[dict[bytes, bytes], asyncio.Future[Any]]] = []
+        batch = kafka.create_batch()
+        part: dict[bytes, bytes] = {}
+        for key, value in rows.items():
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                parts.append((part, await kafka.send_batch(batch, topic, partition=partition)))
+                batch, part = kafka.create_batch(), {}
+                batch.append(key=key, value=value, timestamp=None)
+            part[key] = value
+        parts.append((part, await kafka.send_batch(batch, topic, partition=partition)))
+        return [(part, (await future).offset) for part, future in parts]

@@ -1,0 +1,86 @@
+"""Which worker has a symbol, and asking it: any worker answers for all.
+
+A symbol's rows are on the worker that owns its partition. Faust's assignor tells every worker
+which URL owns which partition; a request for another's symbol is asked there once. Path and query
+are passed on, headers are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+from aiokafka.partitioner import murmur2
+from yarl import URL
+
+from candlewick.app import app
+from candlewick.web.problems import Problem, recovering
+from tables import candles
+
+ONE_HOP = "X-Candlewick-Forwarded"
+TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+
+def partition_of(symbol_key: str) -> int:
+    """Return the partition of ``exchange:symbol``, as every Kafka client computes it."""
+    return int((murmur2(symbol_key.encode()) & 0x7FFFFFFF) % app.settings.partitions)
+
+
+def is_ready() -> bool:
+    """Say whether this worker's tables are recovered and no partition is moving."""
+    return bool(app.tables.actives_ready) and not app.rebalancing
+
+
+def owners() -> dict[int, URL]:
+    """Return the URL of each partition's worker, as the last rebalance left it."""
+    found = {}
+    for url, topics in app.assignor.tables_metadata().items():
+        for partition in topics.get(candles.table.changelog_topic_name, ()):
+            found[partition] = URL(url)
+    return found
+
+
+def is_ours(partition: int) -> bool:
+    """Say whether this worker owns the partition now."""
+    return any(
+        tp.partition == partition and tp.topic == candles.table.changelog_topic_name
+        for tp in app.assignor.assigned_actives()
+    )
+
+
+def others() -> set[URL]:
+    """Return the URLs of the other workers."""
+    return {url for url in owners().values() if not _is_me(url)}
+
+
+async def ask(url: URL, path: str) -> tuple[int, bytes, str]:
+    """Ask another worker; return status, body and content type.
+
+    Raises:
+        Problem: it did not answer.
+    """
+    try:
+        async with app.http_client.get(url.join(URL(path)), headers={ONE_HOP: "1"}, timeout=TIMEOUT) as answer:
+            return answer.status, await answer.read(), answer.content_type
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        raise Problem(
+            503, "worker-unreachable", "Another worker has this", f"{url} did not answer: {error!r}", retry_after_s=2
+        ) from None
+
+
+async def ask_owner(request: Any, partition: int) -> tuple[int, bytes, str]:
+    """Pass a request on to the worker that owns a partition.
+
+    Raises:
+        Problem: nobody owns it now, or the owner did not answer.
+    """
+    url = owners().get(partition)
+    if url is None or _is_me(url) or ONE_HOP in request.headers:
+        raise recovering("its partition is on the way from one worker to another")
+    return await ask(url, str(request.rel_url))
+
+
+def _is_me(url: URL) -> bool:
+    mine = URL(str(app.conf.canonical_url))
+    return (url.host, url.port) == (mine.host, mine.port)

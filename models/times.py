@@ -1,0 +1,47 @@
+"""Instants: integer microseconds since 1970 inside, RFC 3339 in UTC outside."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_US = 253_402_300_799_999_999
+"""The last microsecond of the year 9999."""
+
+
+def rfc3339(time_us: int) -> str:
+    """Write an instant: ``2026-11-01T00:00:00Z``, with microseconds only where there are any."""
+    text = (EPOCH + timedelta(microseconds=time_us)).isoformat()
+    return text.replace("+00:00", "Z")
+
+
+def parse_rfc3339(text: str) -> int:
+    """Read an instant with its offset, as microseconds since 1970.
+
+    Raises:
+        ValueError: not RFC 3339, no offset, or before 1970.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset: end it with Z for UTC")
+    time_us = (moment - EPOCH) // timedelta(microseconds=1)
+    if time_us < 0:
+        raise ValueError(f"{text!r} is before 1970")
+    return time_us
+
+
+def parse_time(text: str) -> int:
+    """Read what a user may write: RFC 3339, or an epoch in seconds (below 10^11) or milliseconds.
+
+    Raises:
+        ValueError: neither, or outside the years 1970 to 9999.
+    """
+    if text.isascii() and text.isdigit():
+        if len(text) > 15:
+            raise ValueError(f"{text[:30]!r} is past the year 9999")
+        number = int(text)
+        time_us = number * (1_000_000 if number < 10**11 else 1_000)
+        if time_us > LAST_US:
+            raise ValueError(f"{text!r} is past the year 9999")
+        return time_us
+    return parse_rfc3339(text)

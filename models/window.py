@@ -1,0 +1,40 @@
+"""Tumbling windows in event time, UTC, ``[start, end)``.
+
+A window knows where an instant belongs and when it is over. It knows neither candles nor Kafka.
+To add a window is one line in `WINDOWS`; sizes must divide each other, smallest first, because a
+run of trades inside the smallest window is folded once and merged into the larger ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SECOND_US = 1_000_000
+
+
+class Window(NamedTuple):
+    """A tumbling window: its name in topics and paths, and its size in microseconds."""
+
+    name: str
+    size_us: int
+
+    def start_of(self, event_time_us: int) -> int:
+        """Return the start, in microseconds, of the window that holds this instant."""
+        return event_time_us - event_time_us % self.size_us
+
+    def end_of(self, start_us: int) -> int:
+        """Return the first instant after the window that starts at ``start_us``."""
+        return start_us + self.size_us
+
+    def is_closed(self, start_us: int, watermark_us: int, grace_us: int) -> bool:
+        """Say whether event time has come past the window's end and its grace."""
+        return watermark_us >= start_us + self.size_us + grace_us
+
+
+WINDOWS = (
+    Window("1m", 60 * SECOND_US),
+    Window("1h", 3_600 * SECOND_US),
+    Window("1d", 86_400 * SECOND_US),
+)
+
+BY_NAME = {window.name: window for window in WINDOWS}

@@ -1,0 +1,1 @@
+"""Exchanges into Kafka: frame, codec, feed, sink."""

@@ -1,0 +1,66 @@
+"""What a codec is: the one thing to write for a new exchange.
+
+A codec turns frames into events and requests into frames. It opens no socket and asks no clock:
+the feed hands it each frame with the time of receipt, and sends what it returns. One codec
+serves one connection, so what it remembers (subscriptions) ends with the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from models.book import BookDelta, BookSnapshot
+from models.trade import Heartbeat, Trade
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """The exchange's word on what this connection now receives: the full set, not the change."""
+
+    channels: dict[str, frozenset[str]]
+    """Symbols by channel, under our names: ``trades``, ``books``, ``heartbeats``."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The exchange refused a request. The connection may live on without that channel."""
+
+    message: str
+    reason: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A message of a type that the codec does not know; exchanges add types at any time."""
+
+    type: str
+
+
+Event = Trade | Heartbeat | BookSnapshot | BookDelta | Subscribed | Refused | Unknown
+
+CHANNELS = ("trades", "books", "heartbeats")
+
+
+class Codec(Protocol):
+    """Frames of one exchange's connection, in and out."""
+
+    exchange: ClassVar[str]
+    """The name in keys and paths: ``coinbase``."""
+    live_url: ClassVar[str]
+    """Where the real exchange's WebSocket listens."""
+
+    def subscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
+        """Return the frames to send to receive these symbols."""
+        ...
+
+    def unsubscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
+        """Return the frames to send to receive these symbols no more."""
+        ...
+
+    def receive(self, frame: str | bytes, received_time_us: int) -> list[Event]:
+        """Return the events of one frame, every value checked; an ignorable frame has none.
+
+        Raises:
+            DecodeError: the frame is not what the protocol says. Dead-letter it and go on.
+        """
+        ...

@@ -1,0 +1,41 @@
+"""Candles of every window, and each symbol's tape. Typed reads for the views."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from candlewick import topics
+from candlewick.app import app, settings
+from models.tape import CandleRow, TapeState
+from tables.rows import RowTable
+
+table: RowTable[TapeState, CandleRow] = RowTable(app, topics.CANDLES, TapeState, CandleRow, settings.partitions)
+
+
+class Found(NamedTuple):
+    """A candle, and what is needed to describe it."""
+
+    start_us: int
+    row: CandleRow
+    state: TapeState
+
+
+def state(partition: int, symbol_key: str) -> TapeState | None:
+    """Return what is known of a symbol, or None when it was never seen."""
+    return table.rows(partition).state(symbol_key)
+
+
+def latest(partition: int, symbol_key: str, window: str, closed: bool = False) -> Found | None:
+    """Return the last candle of a window, or the last closed one."""
+    known = state(partition, symbol_key)
+    if known is None:
+        return None
+    start_us = (known.latest_closed if closed else known.latest).get(window)
+    return None if start_us is None else at(partition, symbol_key, window, start_us)
+
+
+def at(partition: int, symbol_key: str, window: str, start_us: int) -> Found | None:
+    """Return the candle of the window that starts at ``start_us``."""
+    known = state(partition, symbol_key)
+    row = table.rows(partition).row(symbol_key, window, start_us)
+    return Found(start_us, row, known) if known and row else None
