@@ -22,18 +22,21 @@ def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Value]) -> dict
     A record that cannot be read, or whose key is not that of its symbol, is dead-lettered.
     """
     symbols: dict[str, list[tuple[int, Value]]] = {}
+    keys: dict[bytes, tuple[str, str, list[tuple[int, Value]]]] = {}
     for record in batch.records:
         try:
             value = read(record.value)
-            key = f"{value.exchange}:{value.symbol}"
-            if record.key != key.encode():
-                raise RecordError(f"its key is {record.key!r}, its symbol is {key}", record.value)
+            exchange, symbol, values = keys.get(record.key) or ("", "", None)
+            if value.symbol != symbol or value.exchange != exchange or values is None:
+                key = f"{value.exchange}:{value.symbol}"
+                if record.key != key.encode():
+                    raise RecordError(f"its key is {record.key!r}, its symbol is {key}", record.value)
+                values = symbols[key] = []
+                keys[record.key] = (value.exchange, value.symbol, values)
         except RecordError as error:
             dead_letter(batch, record, error.reason)
             continue
-        if key not in symbols:
-            symbols[key] = []
-        symbols[key].append((record.offset, value))
+        values.append((record.offset, value))
     return symbols
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import faust
 
-from candlewick import config, topics
+from candlewick import broker_address, config, topics
 from candlewick.checkpoint import Checkpoint
 from candlewick.transport import BatchTransport
 from models.errors import CandlewickError
@@ -27,28 +27,29 @@ class Application(faust.App):
 
     def __init__(self, settings: config.Settings, **options: Any) -> None:
         self.settings = settings
+        self.bootstrap = broker_address.find(settings)
         self.checkpoint = Checkpoint(self, settings.session_s)
-        super().__init__(settings.app_id, **options)
+        brokers = [f"aiokafka://{address.strip()}" for address in self.bootstrap.split(",")]
+        super().__init__(settings.app_id, broker=brokers, **options)
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.producer_transport = BatchTransport(self.conf.broker_producer, self)
 
     async def on_first_start(self) -> None:
         """Make the topics, or say what is wrong with them, before anything is subscribed."""
         Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
-        await ensure_topics(bootstrap(self.settings), topics.specs(self.settings), self.settings.replication)
+        try:
+            await ensure_topics(
+                self.bootstrap, topics.specs(self.settings), replication=self.settings.replication
+            )
+        except CandlewickError as error:
+            raise SystemExit(f"candlewick: {error}") from None
         await super().on_first_start()
-
-
-def bootstrap(settings: config.Settings) -> str:
-    """Return the broker's address: the one that is set, or the embedded one's usual place."""
-    return settings.broker or "127.0.0.1:9092"
 
 
 def build(settings: config.Settings) -> Application:
     """Return the application for these settings. Reasons for each value: docs/decisions/002."""
     return Application(
         settings,
-        broker=[f"aiokafka://{address.strip()}" for address in bootstrap(settings).split(",")],
         autodiscover=AUTODISCOVER,
         datadir=str(Path(settings.data_dir) / "tables"),
         store="rocksdb://?driver=rocksdict",
@@ -85,6 +86,6 @@ def build(settings: config.Settings) -> Application:
 
 try:
     settings = config.load(os.environ)
+    app = build(settings)
 except CandlewickError as error:
     sys.exit(f"candlewick: {error}")
-app = build(settings)

@@ -29,6 +29,9 @@ from mode import Service
 REVOKE_LIMIT_S = 20.0
 """Seconds that a revoke waits for its last rows to be written, before the worker ends instead."""
 
+STOP_LIMIT_S = 4.0
+"""Seconds that a stopping worker waits for its last checkpoint."""
+
 
 class RecordBatch(NamedTuple):
     """What one fetch returned for one partition."""
@@ -182,6 +185,13 @@ class BatchConsumer(driver.Consumer):
             self._expected.clear()
             self._jumps.clear()
             self.checkpoint.forget()
+
+    async def on_stop(self) -> None:
+        """Write a last checkpoint. What cannot be written in time is folded again at the next start."""
+        try:
+            await asyncio.wait_for(self.commit(), STOP_LIMIT_S)
+        except asyncio.TimeoutError:
+            self.log.warning("stopped without a last checkpoint: the broker did not answer")
 
     async def perform_seek(self) -> None:
         """Begin where the tables say. Runs once an assignment, tables recovered, flow stopped."""

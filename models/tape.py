@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import decimal
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, MutableMapping
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -92,26 +95,34 @@ class Tape:
         the last offset that it has kept.
         """
         changes: list[CandleChange] = []
-        run: list[tuple[int, Trade]] = []
-        run_start, run_end = 0, 0  # of the smallest window that holds the run
+        records = list(records)
+        fresh = bisect_right(records, self.state.offset, key=itemgetter(0))
         with decimal.localcontext(EXACT):
-            for offset, event in records:
+            self._fold_again(records[:fresh], changes)
+            run: list[tuple[int, Trade]] = []
+            run_start, run_end = 0, 0  # of the smallest window that holds the run
+            high = self.state.seen[-1][1] if self.state.seen else 0
+            for offset, event in records[fresh:]:
                 if type(event) is not Trade:
                     self._fold_run(run_start, run, changes)
                     run, run_end = [], 0
                     self._fold_heartbeat(offset, event, changes)  # type: ignore[arg-type]
-                elif run_start <= event.event_time_us < run_end and event.event_time_us < self._due:
+                    continue
+                time_us = event.event_time_us
+                if run_start <= time_us < run_end and event.trade_id > high and time_us < self._due:
                     run.append((offset, event))
-                else:
+                    high = event.trade_id
+                    continue
+                self._fold_run(run_start, run, changes)
+                run_start = SMALLEST.start_of(time_us)
+                run_end = SMALLEST.end_of(run_start)
+                run = [(offset, event)]
+                if event.trade_id <= high or time_us >= self._due or self._is_over(SMALLEST.name, run_start):
+                    # What is out of order, closes a candle or amends one is folded alone, so that
+                    # what is told of it does not depend on how the log was cut into batches.
                     self._fold_run(run_start, run, changes)
-                    run_start = SMALLEST.start_of(event.event_time_us)
-                    run_end = SMALLEST.end_of(run_start)
-                    run = [(offset, event)]
-                    if event.event_time_us >= self._due or self._is_over(SMALLEST.name, run_start):
-                        # Where a candle closes or is amended, the cut is at this very record, so that
-                        # what is told of it does not depend on how the log was cut into batches.
-                        self._fold_run(run_start, run, changes)
-                        run, run_end = [], 0
+                    run, run_end = [], 0
+                high = max(high, event.trade_id)
             self._fold_run(run_start, run, changes)
         return changes
 
@@ -119,32 +130,41 @@ class Tape:
         return BY_NAME[name].is_closed(start_us, self.state.watermark_us, self.grace_us)
 
     def _fold_run(self, start_us: int, run: list[tuple[int, Trade]], changes: list[CandleChange]) -> None:
-        """Fold trades of one smallest window: at once where they can be, singly where not."""
+        """Fold new trades of one smallest window: one of any kind, or several with rising new ids."""
         if not run:
             return
         state = self.state
-        first_offset, last_offset = run[0][0], run[-1][0]
+        last_offset = run[-1][0]
         trades = [trade for _, trade in run]
-        whole = None if self._is_over(SMALLEST.name, start_us) or not _ascending(trades) else Candle.of(trades)
-        if first_offset > state.offset:
-            self._see(trades, whole)
+        whole = Candle.of(trades)
+        late = self._is_over(SMALLEST.name, start_us)
+        self._see(trades, whole)
         for window in WINDOWS:
             key = (window.name, window.start_of(start_us))
             row = self.rows.get(key)
-            if whole and row is None:
+            if row is None and not late:
                 self.rows[key] = CandleRow(last_offset, whole)
                 self._opened(key)
-            elif whole and row and first_offset > row.offset and whole.follows(row.candle):
+            elif row is not None and not late and whole.follows(row.candle):
                 self.rows[key] = CandleRow(last_offset, row.candle.merge(whole))
             else:
                 self._fold_singly(window, key, run, changes)
-        if last_offset > state.offset:
-            state.offset = last_offset
-            latest = whole.closed[0] if whole else max(trade.event_time_us for trade in trades)
-            if latest > state.watermark_us:
-                state.watermark_us = latest
-                if latest >= self._due:
-                    self._close(last_offset, changes)
+        state.offset = last_offset
+        if whole.closed[0] > state.watermark_us:
+            state.watermark_us = whole.closed[0]
+            if state.watermark_us >= self._due:
+                self._close(last_offset, changes)
+
+    def _fold_again(self, records: list[tuple[int, Trade | Heartbeat]], changes: list[CandleChange]) -> None:
+        """Offer records that the tape has taken in before to the rows that may not have them."""
+        trades = [(offset, event) for offset, event in records if isinstance(event, Trade)]
+        for start_us, group in groupby(trades, key=lambda item: SMALLEST.start_of(item[1].event_time_us)):
+            run = list(group)
+            for window in WINDOWS:
+                key = (window.name, window.start_of(start_us))
+                row = self.rows.get(key)
+                if row is None or row.offset < run[-1][0]:
+                    self._fold_singly(window, key, run, changes)
 
     def _fold_singly(
         self, window: Window, key: RowKey, run: list[tuple[int, Trade]], changes: list[CandleChange]
@@ -186,16 +206,12 @@ class Tape:
         if state.watermark_us >= self._due:
             self._close(offset, changes)
 
-    def _see(self, trades: list[Trade], whole: Candle | None) -> None:
+    def _see(self, trades: list[Trade], whole: Candle) -> None:
         state = self.state
-        if whole:
-            state.seen = ids.union(state.seen, whole.ids)
-        else:
-            for trade in trades:
-                state.seen = ids.union(state.seen, ((trade.trade_id, trade.trade_id),))
+        state.seen = ids.union(state.seen, whole.ids)
         state.last_known_id = max(state.last_known_id, state.seen[-1][1])
         state.received_time_us = max(state.received_time_us, trades[-1].received_time_us)
-        last = trades[-1] if whole and whole.closed == _moment(trades[-1]) else max(trades, key=_moment)
+        last = trades[-1] if whole.closed == _moment(trades[-1]) else max(trades, key=_moment)
         if state.last_trade is None or _moment(last) > _moment(state.last_trade):
             state.last_trade = last
 
@@ -230,15 +246,6 @@ class Tape:
 
     def _change(self, window: Window, start_us: int, row: CandleRow) -> CandleChange:
         return CandleChange(window, start_us, row.offset, describe(window, start_us, row, self.state))
-
-
-def _ascending(trades: list[Trade]) -> bool:
-    previous = -1
-    for trade in trades:
-        if trade.trade_id <= previous:
-            return False
-        previous = trade.trade_id
-    return True
 
 
 def _moment(trade: Trade) -> tuple[int, int]:

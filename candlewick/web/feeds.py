@@ -12,7 +12,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from candlewick import topics
-from candlewick.app import app, bootstrap
+from candlewick.app import app
 
 FRESH_S = 30
 """Seconds after which a feed that says nothing counts as gone; it speaks every 10."""
@@ -48,7 +48,7 @@ class FeedReader(faust.Service):
     async def _read(self) -> None:
         tp = aiokafka.TopicPartition(topics.FEEDS, 0)
         consumer = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=bootstrap(app.settings), enable_auto_commit=False, auto_offset_reset="earliest"
+            bootstrap_servers=app.bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         await consumer.start()
         try:

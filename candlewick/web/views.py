@@ -54,7 +54,8 @@ def page(path: str) -> Callable[[View], View]:
                 msgspec.json.encode(answer), content_type="application/json", headers={"Cache-Control": "no-cache"}
             )
 
-        return handle
+        registered: View = handle
+        return registered
 
     return register
 

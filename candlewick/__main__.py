@@ -1,0 +1,5 @@
+"""``python -m candlewick``: the same as ``candlewick``."""
+
+from candlewick.cli import main
+
+main()

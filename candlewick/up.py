@@ -1,0 +1,205 @@
+"""``candlewick up``: everything on one machine, from one command.
+
+Kafka runs below this process; the mock exchange, the producer and the worker are processes of
+their own, the same commands that a cluster runs. What is shown comes from the web views, as any
+user could ask them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from candlewick import datadir, feeds, topics
+from candlewick.broker import EmbeddedBroker
+from candlewick.children import Child
+from candlewick.config import Settings
+from candlewick.screen import Screen
+from candlewick.stopping import stop_event
+from models.errors import CandlewickError, ConfigError
+from producers.sink import ensure_topics
+
+READY_WITHIN_S = 90.0
+STOP_S = {"producer": 3.5, "mock exchange": 1.0, "worker": 4.0}
+"""How long each may take to end; with Kafka's 1 to 2 s that is within 10."""
+POLL_S = 1.0
+
+
+class NotReady(CandlewickError):
+    """The worker did not become ready."""
+
+
+async def run(settings: Settings, exit_when_done: bool) -> None:
+    """Start everything, show it, and end it in order when asked to, or when the recording is done.
+
+    Raises:
+        CandlewickError: something could not be started, or did not stay up.
+    """
+    source = feeds.resolve(settings)
+    data_dir = datadir.prepare(settings.data_dir)
+    remedy = "end it first, or give this one another --data-dir"
+    with datadir.locked(data_dir / "up.lock", "`candlewick up`", remedy):
+        _must_be_free(settings.host, settings.port)
+        screen = Screen(f"http://{settings.host}:{settings.port}")
+        stop = stop_event()
+        with screen:
+            running = asyncio.ensure_future(_run(settings, source, data_dir, screen, exit_when_done))
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if not running.done():
+                screen.say("stopping")
+                running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            screen.say("stopped")
+
+
+async def _run(
+    settings: Settings, source: feeds.Source, data_dir: Path, screen: Screen, exit_when_done: bool
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        env = {**settings.env(), "CANDLEWICK_DATA_DIR": str(data_dir)}
+        lost: list[asyncio.Future[Any]] = []
+        if settings.broker:
+            screen.component("kafka", "up", settings.broker)
+        else:
+            began = time.monotonic()
+            screen.component("kafka", "starting")
+            broker = await stack.enter_async_context(EmbeddedBroker(data_dir))
+            env["CANDLEWICK_BROKER"] = broker.bootstrap
+            screen.component("kafka", "up", f"{broker.bootstrap} after {time.monotonic() - began:.1f} s")
+            lost.append(asyncio.ensure_future(_broker_ends(broker)))
+        await ensure_topics(
+            env["CANDLEWICK_BROKER"], topics.specs(settings), replication=settings.replication
+        )
+        watch: list[asyncio.Future[Any]] = lost
+        env["CANDLEWICK_PRODUCTS"] = ",".join(source.products)
+        mock_url = ""
+        if not source.url:
+            mock = await _child(stack, screen, watch, "mock exchange", ["mock-exchange"], env, data_dir)
+            url = await mock.first_line("mock exchange at ", READY_WITHIN_S)
+            screen.component("mock exchange", "up", f"{url}, {source.file.name if source.file else 'simulated market'}")
+            env["CANDLEWICK_FEED"] = url
+            mock_url = url.replace("ws://", "http://").rstrip("/") + "/mock/status"
+        env["CANDLEWICK_WORKER_ID"] = settings.worker_id or "up"
+        worker = await _child(stack, screen, watch, "worker", ["worker"], env, data_dir)
+        producer = await _child(stack, screen, watch, "producer", ["produce"], env, data_dir)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            web = Web(session, f"http://{_reachable(settings.host)}:{settings.port}")
+            following = asyncio.ensure_future(
+                _follow(web, screen, source, mock_url if exit_when_done else "", producer, worker)
+            )
+            try:
+                done, _ = await asyncio.wait({following, *watch}, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+            finally:
+                for future in (following, *watch):
+                    future.cancel()
+                await asyncio.gather(following, *watch, return_exceptions=True)
+
+
+class Web:
+    """Our own web views, asked as a user asks them."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Return status and JSON; status 0 while nobody answers."""
+        return await self.get_url(self._url + path)
+
+    async def get_url(self, url: str) -> tuple[int, Any]:
+        """Return status and JSON of another server; status 0 while nobody answers."""
+        try:
+            async with self._session.get(url) as answer:
+                return answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+            return 0, None
+
+
+async def _child(
+    stack: contextlib.AsyncExitStack,
+    screen: Screen,
+    watch: list[asyncio.Future[Any]],
+    name: str,
+    command: list[str],
+    env: dict[str, str],
+    data_dir: Path,
+) -> Child:
+    """Start a process, and keep it running until the stack ends."""
+    child = Child(name, command, env, data_dir)
+    screen.component(name, "starting")
+    await child.start()
+    stack.push_async_callback(child.stop, STOP_S[name])
+
+    def again(_: Child, code: int) -> None:
+        screen.component(name, "starting", f"ended with code {code}, starting it again; log: {child.log}")
+
+    watch.append(asyncio.ensure_future(child.keep_running(again)))
+    return child
+
+
+async def _follow(
+    web: Web, screen: Screen, source: feeds.Source, done_url: str, producer: Child, worker: Child
+) -> None:
+    """Wait until all is ready, say so, then show what happens; end when the recording is done."""
+    end = time.monotonic() + READY_WITHIN_S
+    while (await web.get("/readyz"))[0] != 200:
+        _, status = await web.get("/v1/status")
+        screen.status(status)
+        if time.monotonic() > end:
+            told = (status or {}).get("feeds") or []
+            error = next((feed["error"] for feed in told if feed.get("error")), None)
+            raise NotReady(error or f"not ready within {READY_WITHIN_S:.0f} s; see {worker.log} and {producer.log}")
+        await asyncio.sleep(0.1)
+    screen.ready()
+    settled = 0
+    while True:
+        _, status = await web.get("/v1/status")
+        screen.status(status)
+        if done_url:
+            settled = settled + 1 if await _is_done(web, done_url, status) else 0
+            if settled >= 3:
+                screen.say("the recording is done")
+                return
+        await asyncio.sleep(0.3 if done_url else POLL_S)
+
+
+async def _is_done(web: Web, done_url: str, status: Any) -> bool:
+    """Say whether all was sent by the mock, written by the producer, and folded by the worker."""
+    _, mock = await web.get_url(done_url)
+    if not mock or not mock["done"] or not status:
+        return False
+    unacked = sum(feed.get("unacked", 0) for feed in status["feeds"] if feed.get("state") == "connected")
+    return unacked == 0 and all(worker.get("lag_records", 1) == 0 for worker in status["workers"])
+
+
+async def _broker_ends(broker: EmbeddedBroker) -> None:
+    code = await broker.wait()
+    told = "\n  ".join(datadir.tail(broker.log_path))
+    raise CandlewickError(f"Kafka ended with code {code}; {broker.log_path} says:\n  {told}")
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Refuse a web port that is taken, before anything is started."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        raise ConfigError(
+            "port", port, f"one that {host} has free ({os.strerror(error.errno or 0)}): try --port {port + 1}"
+        ) from None
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)

@@ -1,0 +1,538 @@
+"""The only file that opens a socket to an exchange.
+
+Products are sharded over connections; each connection connects, subscribes, reads, and when it
+ends, for whatever reason, waits a little and starts over. Frames go through the connection's
+codec, and its events to ``deliver``, in order. The read loop waits for ``deliver``: a full sink
+holds up the socket, and nothing piles up in between.
+
+What goes wrong with a book is told in the log: `models.book.BookLost` goes to ``deliver`` whenever
+deltas were, or may have been, missed, and the feed asks for a new snapshot by itself.
+
+Errors: `FeedRefused`, `models.errors.ConfigError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Literal, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from models.book import BookDelta, BookLost, BookSnapshot
+from models.errors import CandlewickError, ConfigError, DecodeError
+from models.trade import Heartbeat, Trade
+from producers.codec import Codec, Event, Refused, Subscribed, Unknown
+
+log = structlog.get_logger(__name__)
+
+State = Literal["waiting", "connecting", "subscribed"]
+FeedEvent = Trade | Heartbeat | BookSnapshot | BookDelta | BookLost
+Deliver = Callable[[FeedEvent], Awaitable[None]]
+DeadLetter = Callable[[bytes, str, str], Awaitable[None]]
+"""Takes the bytes, their source, and the reason, as `producers.sink.Sink.dead_letter` does."""
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+MESSAGE_TOO_BIG = 1009
+KEEPALIVE_FAILED = 1011
+
+
+class FeedRefused(CandlewickError):
+    """The exchange refused every subscription, before any was ever accepted."""
+
+    def __init__(self, exchange: str, refusal: Refused) -> None:
+        super().__init__(exchange, refusal)
+        self.exchange = exchange
+        self.refusal = refusal
+
+    def __str__(self) -> str:
+        return f"{self.exchange} refused every subscription: {_said(self.refusal)}"
+
+
+class FeedSettings(msgspec.Struct, frozen=True):
+    """Times in seconds, of a clock that only goes forward."""
+
+    connection_products: int = 25
+    connects_per_s: float = 8.0
+    """Coinbase allows 8 new connections a second and address."""
+    max_frame_bytes: int = 64 << 20
+    ping_s: float = 20.0
+    open_s: float = 10.0
+    refused_s: float = 1.0
+    """After the last refusal, how long the exchange may take to accept something all the same: one
+    channel may be refused and the others acknowledged."""
+    ack_s: float = 10.0
+    """A request without any answer for so long ends the connection."""
+    silence_s: float = 15.0
+    """No frame at all for so long, where each product beats once a second, ends the connection."""
+    snapshot_s: float = 10.0
+    """A book that is subscribed, and has no snapshot for so long, is subscribed again."""
+    resubscribe_s: float = 5.0
+    """At most one resubscribe of a symbol's book in this time."""
+    backoff_first_s: float = 0.5
+    backoff_most_s: float = 30.0
+    healthy_s: float = 60.0
+    """A connection that was subscribed for so long starts over with the shortest wait."""
+    tick_s: float = 0.25
+
+
+class ConnectionStatus(msgspec.Struct, frozen=True):
+    """One connection, at one moment; counts since the feed's start."""
+
+    number: int
+    state: State
+    since_us: int
+    products: tuple[str, ...]
+    reconnects: dict[str, int]
+    """How often the connection ended, by reason."""
+    frames: int
+    bytes: int
+    refused_frames: int
+    last_frame_us: int | None
+
+
+class FeedStatus(msgspec.Struct, frozen=True):
+    """The whole feed, at one moment."""
+
+    exchange: str
+    connections: tuple[ConnectionStatus, ...]
+    refused_requests: int
+    last_refusal: str | None
+    """What the exchange said last when it refused a request."""
+    unknown_messages: dict[str, int]
+    books_resubscribed: int
+
+    @property
+    def connected(self) -> int:
+        """How many connections are subscribed."""
+        return sum(connection.state == "subscribed" for connection in self.connections)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection ended, all reasons together."""
+        return sum(sum(connection.reconnects.values()) for connection in self.connections)
+
+    @property
+    def refused_frames(self) -> int:
+        """How many frames became dead letters."""
+        return sum(connection.refused_frames for connection in self.connections)
+
+
+def backoff_s(attempt: int, settings: FeedSettings, rng: random.Random) -> float:
+    """Return how long to wait before the next try: full jitter, so that clients do not come in step.
+
+    Arguments:
+        attempt: ends since the last healthy time, the first is 0.
+    """
+    ceiling = settings.backoff_first_s * 2.0 ** min(attempt, 30)
+    return rng.uniform(0, min(settings.backoff_most_s, ceiling))
+
+
+class Feed:
+    """One exchange's live events: ``await Feed(...).run()``, until it is cancelled.
+
+    Arguments:
+        codec_factory: makes the codec of one connection, anew each time it connects.
+        deliver: takes every event, in order for each connection.
+        dead_letter: takes every frame that the codec refused.
+        clock_us: wall clock in microseconds, for the time of receipt.
+
+    Raises:
+        ConfigError: the address is not a WebSocket's, or there are no symbols.
+    """
+
+    def __init__(
+        self,
+        codec_factory: Callable[[], Codec],
+        url: str,
+        symbols: Iterable[str],
+        deliver: Deliver,
+        dead_letter: DeadLetter,
+        settings: FeedSettings | None = None,
+        *,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.codec_factory = codec_factory
+        self.exchange = codec_factory().exchange
+        self.url = url
+        self.deliver = deliver
+        self.dead_letter = dead_letter
+        self.settings = settings or FeedSettings()
+        self.clock_us = clock_us
+        self.rng = rng or random.Random()
+        try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("ws", "wss") or not parts.hostname:
+                raise ValueError(url)
+        except ValueError:
+            raise ConfigError("the feed's address", url, "a ws:// or wss:// address") from None
+        self.is_local = parts.hostname in LOOPBACK
+
+        names = list(dict.fromkeys(symbols))
+        if not names:
+            raise ConfigError("products", "", "at least one product")
+        size = self.settings.connection_products
+        self._connections = [
+            _Connection(self, number, names[start : start + size])
+            for number, start in enumerate(range(0, len(names), size))
+        ]
+        self._next_start = 0.0
+        self.was_accepted = False
+        self.unknown_messages: Counter[str] = Counter()
+        self.refused_requests = 0
+        self.books_resubscribed = 0
+        self.last_refusal: Refused | None = None
+
+    async def run(self) -> None:
+        """Keep every connection up, until cancelled.
+
+        Raises:
+            FeedRefused: the exchange accepted nothing at all.
+            Exception: whatever ``deliver`` or ``dead_letter`` raises.
+        """
+        tasks = [asyncio.create_task(c.run(), name=f"feed-{c.number}") for c in self._connections]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def lose_book(self, symbol: str, cause: str) -> None:
+        """Say that a symbol's book cannot be trusted, and ask for a new snapshot."""
+        for connection in self._connections:
+            if symbol in connection.symbols:
+                await connection.lose_book(symbol, cause)
+
+    @property
+    def status(self) -> FeedStatus:
+        """Return the state as it is now."""
+        return FeedStatus(
+            exchange=self.exchange,
+            connections=tuple(connection.status for connection in self._connections),
+            refused_requests=self.refused_requests,
+            last_refusal=_said(self.last_refusal) if self.last_refusal else None,
+            unknown_messages=dict(self.unknown_messages),
+            books_resubscribed=self.books_resubscribed,
+        )
+
+    async def turn(self) -> None:
+        """Wait for this connection's turn to start: the exchange counts starts by the second."""
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + 1 / self.settings.connects_per_s
+        await asyncio.sleep(start - now)
+
+    def check_refusals(self) -> None:
+        """Give up when there is nothing left to hope for: see `FeedRefused`."""
+        if not self.was_accepted and all(connection.refused for connection in self._connections):
+            assert self.last_refusal is not None
+            raise FeedRefused(self.exchange, self.last_refusal)
+
+
+class _Book:
+    """Where a symbol's book stands on this connection; times are monotonic seconds."""
+
+    __slots__ = ("asked_at", "due_at", "has_snapshot", "resubscribed_at")
+
+    def __init__(self) -> None:
+        self.has_snapshot = False
+        self.asked_at: float | None = None
+        """Since when a snapshot is awaited."""
+        self.due_at: float | None = None
+        """When to subscribe again."""
+        self.resubscribed_at = float("-inf")
+
+
+class _Connection:
+    """One socket at a time, for some of the products."""
+
+    def __init__(self, feed: Feed, number: int, symbols: Sequence[str]) -> None:
+        self.number = number
+        self.symbols = tuple(symbols)
+        self.refused = False
+        """The last attempt was refused whole."""
+        self._feed = feed
+        self._settings = feed.settings
+        self._source = f"{feed.exchange} {feed.url}"
+        self._log = log.bind(exchange=feed.exchange, connection=number)
+        self._reconnects: Counter[str] = Counter()
+        self._frames = self._bytes = self._refused_frames = 0
+        self._last_frame_us: int | None = None
+        self._enter("waiting")
+        # Of the present socket only:
+        self._codec = feed.codec_factory()
+        self._books: dict[str, _Book] = {}
+        self._subscribed_at: float | None = None
+        self._asked_at = 0.0
+        self._asked = self._refusals = 0
+        self._refused_at = 0.0
+        self._reading_since: float | None = None
+        self._end_reason = ""
+
+    @property
+    def status(self) -> ConnectionStatus:
+        return ConnectionStatus(
+            number=self.number,
+            state=self._state,
+            since_us=self._since_us,
+            products=self.symbols,
+            reconnects=dict(self._reconnects),
+            frames=self._frames,
+            bytes=self._bytes,
+            refused_frames=self._refused_frames,
+            last_frame_us=self._last_frame_us,
+        )
+
+    def _enter(self, state: State) -> None:
+        self._state: State = state
+        self._since_us = self._feed.clock_us()
+
+    async def run(self) -> None:
+        """Connect, and connect again, for ever."""
+        attempt = 0
+        while True:
+            await self._feed.turn()
+            reason, detail = await self._session()
+            self._reconnects[reason] += 1
+            self._enter("waiting")
+            await self._lose_all_books("disconnected")
+            self._feed.check_refusals()
+            up_s = time.monotonic() - self._subscribed_at if self._subscribed_at else 0.0
+            if up_s >= self._settings.healthy_s:
+                attempt = 0
+            wait_s = backoff_s(attempt, self._settings, self._feed.rng)
+            attempt += 1
+            self._log.warning(
+                "Connection ended, will connect again",
+                reason=reason,
+                detail=detail,
+                up_s=round(up_s, 1),
+                wait_s=round(wait_s, 2),
+                products=len(self.symbols),
+            )
+            await asyncio.sleep(wait_s)
+
+    async def _session(self) -> tuple[str, str]:
+        """Hold one socket from connect to end. Return why it ended: a short reason, and the detail."""
+        self._enter("connecting")
+        self._codec = self._feed.codec_factory()
+        self._books = {}
+        self._subscribed_at = None
+        self._refusals = 0
+        self._end_reason = ""
+        settings = self._settings
+        try:
+            async with connect(
+                self._feed.url,
+                compression="deflate",
+                max_size=settings.max_frame_bytes,
+                ping_interval=settings.ping_s,
+                ping_timeout=settings.ping_s,
+                open_timeout=settings.open_s,
+                close_timeout=1.0,  # a stop has 8 s for everything
+                proxy=None if self._feed.is_local else True,
+            ) as socket:
+                watcher: asyncio.Task[None] | None = None
+                try:
+                    await self._subscribe(socket)
+                    watcher = asyncio.create_task(self._watch(socket))
+                    await self._read(socket)
+                except ConnectionClosed as error:
+                    if self._is_refused:
+                        self.refused, self._end_reason = True, "refused"
+                    return self._end_reason or _close_reason(error), str(error)
+                finally:
+                    if watcher:
+                        watcher.cancel()
+                        await asyncio.gather(watcher, return_exceptions=True)
+        except InvalidURI as error:
+            raise ConfigError("the feed's address", self._feed.url, "a ws:// or wss:// address") from error
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            return "unreachable", str(error) or type(error).__name__
+
+    @property
+    def _is_refused(self) -> bool:
+        """Every request was refused so far."""
+        return self._subscribed_at is None and 0 < self._asked <= self._refusals
+
+    async def _subscribe(self, socket: ClientConnection) -> None:
+        if self.refused:
+            # One unknown product makes the exchange refuse a whole request. Asked for one by one,
+            # the others come, and the exchange names the one that is wrong.
+            channels = ("heartbeats", "trades", "books")
+            frames = list(
+                itertools.chain.from_iterable(
+                    self._codec.subscribe([symbol], [channel])
+                    for symbol in self.symbols
+                    for channel in channels
+                )
+            )
+        else:
+            frames = self._codec.subscribe(self.symbols)
+        for frame in frames:
+            await socket.send(frame)
+        self._asked, self._asked_at = len(frames), time.monotonic()
+
+    async def _read(self, socket: ClientConnection) -> NoReturn:
+        """Read frames until the socket ends, which raises `ConnectionClosed`."""
+        clock_us, deliver = self._feed.clock_us, self._feed.deliver
+        while True:
+            self._reading_since = time.monotonic()
+            # As bytes: text that is not UTF-8 is then a refused frame, not the end of the connection.
+            frame = await socket.recv(decode=False)
+            self._reading_since = None
+            received_time_us = clock_us()
+            self._frames += 1
+            self._bytes += len(frame)
+            self._last_frame_us = received_time_us
+            try:
+                events = self._codec.receive(frame, received_time_us)
+            except DecodeError as error:
+                await self._refuse_frame(frame, error)
+                continue
+            for event in events:
+                if isinstance(event, Trade | BookDelta | Heartbeat):
+                    await deliver(event)
+                elif isinstance(event, BookSnapshot):
+                    book = self._books.setdefault(event.symbol, _Book())
+                    book.has_snapshot, book.asked_at, book.due_at = True, None, None
+                    await deliver(event)
+                else:
+                    self._answer(event)
+
+    def _answer(self, event: Event) -> None:
+        """Take what the exchange says to us, and not of the market."""
+        if isinstance(event, Subscribed):
+            self._accept(event)
+        elif isinstance(event, Refused):
+            self._refusals += 1
+            self._feed.refused_requests += 1
+            self._feed.last_refusal = event
+            self._refused_at = time.monotonic()
+            self._log.error("The exchange refused a request", message=event.message, reason=event.reason)
+        elif isinstance(event, Unknown):
+            self._feed.unknown_messages[event.type] += 1
+            if self._feed.unknown_messages[event.type] == 1:
+                self._log.info("Passed over a message of an unknown type", type=event.type)
+
+    def _accept(self, event: Subscribed) -> None:
+        now = time.monotonic()
+        for symbol in event.channels.get("books", frozenset()):
+            book = self._books.setdefault(symbol, _Book())
+            if not book.has_snapshot:
+                book.asked_at = now
+        if self._subscribed_at is None and any(event.channels.values()):
+            self._subscribed_at = now
+            self.refused = False
+            self._feed.was_accepted = True
+            self._enter("subscribed")
+            self._log.info(
+                "Subscribed",
+                url=self._feed.url,
+                **{channel: len(symbols) for channel, symbols in event.channels.items()},
+            )
+
+    async def _refuse_frame(self, frame: bytes, error: DecodeError) -> None:
+        self._refused_frames += 1
+        where = f" in {error.field}" if error.field else ""
+        self._log.warning("Refused a frame", reason=error.reason + where, bytes=len(frame), frame=frame[:200])
+        await self._feed.dead_letter(frame, self._source, error.reason + where)
+        for symbol in list(self._books):
+            if b'"%s"' % symbol.encode() in frame:
+                await self.lose_book(symbol, "refused frame")
+
+    # Books.
+
+    async def lose_book(self, symbol: str, cause: str) -> None:
+        book = self._books.get(symbol)
+        if book is None:
+            return
+        if book.due_at is None:
+            book.due_at = max(time.monotonic(), book.resubscribed_at + self._settings.resubscribe_s)
+        await self._tell_lost(symbol, book, cause)
+
+    async def _lose_all_books(self, cause: str) -> None:
+        for symbol, book in self._books.items():
+            await self._tell_lost(symbol, book, cause)
+
+    async def _tell_lost(self, symbol: str, book: _Book, cause: str) -> None:
+        if not book.has_snapshot:
+            return  # said already, or never in step
+        book.has_snapshot = False
+        self._log.warning("Lost a book", symbol=symbol, cause=cause)
+        await self._feed.deliver(
+            BookLost(
+                exchange=self._feed.exchange,
+                symbol=symbol,
+                event_time_us=None,
+                received_time_us=self._feed.clock_us(),
+                cause=cause,
+            )
+        )
+
+    # What has to happen when nothing arrives.
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Look at the clock: end a silent connection, ask again for books."""
+        while not self._end_reason:
+            await asyncio.sleep(self._settings.tick_s)
+            now = time.monotonic()
+            if self._reading_since is None:
+                continue  # the sink holds us up: that nothing arrives proves nothing
+            if now - self._reading_since > self._settings.silence_s:
+                self._abort(socket, "silent")
+            elif self._is_refused and now - self._refused_at > self._settings.refused_s:
+                self._abort(socket, "refused")
+            elif self._subscribed_at is None and now - self._asked_at > self._settings.ack_s:
+                self._abort(socket, "not acknowledged")
+            else:
+                await self._resubscribe_books(socket, now)
+
+    def _abort(self, socket: ClientConnection, reason: str) -> None:
+        self._end_reason = reason
+        # A half-open socket never answers a close: cut it.
+        socket.transport.abort()
+
+    async def _resubscribe_books(self, socket: ClientConnection, now: float) -> None:
+        for symbol, book in list(self._books.items()):
+            if book.due_at is None and book.asked_at and now - book.asked_at > self._settings.snapshot_s:
+                self._log.warning(
+                    "No snapshot of a subscribed book", symbol=symbol, waited_s=round(now - book.asked_at, 1)
+                )
+                book.due_at = max(now, book.resubscribed_at + self._settings.resubscribe_s)
+            if book.due_at is not None and book.due_at <= now:
+                book.due_at, book.asked_at, book.resubscribed_at = None, now, now
+                self._feed.books_resubscribed += 1
+                frames = self._codec.unsubscribe([symbol], ["books"])
+                frames += self._codec.subscribe([symbol], ["books"])
+                try:
+                    for frame in frames:
+                        await socket.send(frame)
+                except ConnectionClosed:
+                    return  # the reader learns the same, and says it
+
+
+def _said(refusal: Refused) -> str:
+    return ": ".join(part for part in (refusal.message, refusal.reason) if part)
+
+
+def _close_reason(error: ConnectionClosed) -> str:
+    if error.sent and error.sent.code == MESSAGE_TOO_BIG:
+        return "frame too big"
+    if error.sent and error.sent.code == KEEPALIVE_FAILED:
+        return "no pong"
+    if error.rcvd:
+        return f"closed {error.rcvd.code}"
+    return "cut"

@@ -1,0 +1,244 @@
+"""The producer as a whole: feed, keyframes, heartbeats and sink, joined into one service.
+
+::
+
+    Feed ──> Pipeline: Keyframer, Quiet ──> Sink ──> Kafka
+                          │ a crossed book
+      <───────────────────┘
+
+What it says of itself goes to the compacted topic ``feeds``, so that a web view on any machine can
+tell whether the feed is connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from models.book import BookLost
+from models.errors import CandlewickError
+from models.trade import Heartbeat, Trade
+from producers.codec import Codec
+from producers.feed import Feed, FeedEvent, FeedSettings
+from producers.keyframes import Keyframer
+from producers.quiet import Quiet
+from producers.sink import BOOKS, DEAD_LETTERS, FEEDS, TRADES, Sink
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 8.0
+"""From the wish to stop until everything is closed."""
+KEYFRAME_TICK_S = 0.25
+STATUS_TICK_S = 1.0
+STATUS_AT_LEAST_S = 10.0
+
+
+class ProducerStatus(msgspec.Struct, frozen=True):
+    """The value in the topic ``feeds``; its key is ``exchange:producer``."""
+
+    exchange: str
+    producer: str
+    state: Literal["connected", "connecting", "stopped"]
+    """``connected``: at least one connection is subscribed. ``connected_connections`` says how many."""
+    products: tuple[str, ...]
+    connections: int
+    connected_connections: int
+    reconnects: int
+    refused_frames: int
+    dead_letters: int
+    unacked: int
+    """Records that wait for Kafka's word."""
+    error: str | None
+    """What the exchange said last when it refused a request, or what ended the feed."""
+    updated_us: int
+
+
+class Pipeline:
+    """What happens to an event between feed and sink."""
+
+    def __init__(self, sink: Sink, keyframer: Keyframer, quiet: Quiet) -> None:
+        self._sink = sink
+        self._keyframer = keyframer
+        self._quiet = quiet
+        self.feed: Feed | None = None
+
+    async def deliver(self, event: FeedEvent) -> None:
+        """Write an event, and whatever follows from it."""
+        sink = self._sink
+        if isinstance(event, Trade):
+            self._quiet.saw(event)
+            await sink.put(event)
+        elif isinstance(event, Heartbeat):
+            self._keyframer.watch(event, _now_us())
+            for heartbeat in self._quiet.let_through(event):
+                await sink.put(heartbeat)
+        else:
+            # Watched before it is written: a keyframe made while the write waits for room comes
+            # after it in the log, and must hold it.
+            cause = self._keyframer.watch(event, _now_us())
+            await sink.put(event)
+            if cause and self.feed:
+                await self.feed.lose_book(event.symbol, cause)
+
+    async def write_keyframes(self) -> None:
+        """Write keyframes as they come due, until cancelled."""
+        while True:
+            await asyncio.sleep(KEYFRAME_TICK_S)
+            for keyframe in self._keyframer.due(_now_us()):
+                await self._sink.put(keyframe)
+                await asyncio.sleep(0)  # a large book takes 100 ms to write out: let frames in between
+
+
+async def produce(
+    *,
+    codec_factory: Callable[[], Codec],
+    url: str,
+    symbols: Iterable[str],
+    bootstrap: str,
+    producer_id: str,
+    stop: asyncio.Event | None = None,
+    feed_settings: FeedSettings | None = None,
+    keyframe_s: float = 30.0,
+    heartbeat_s: float = 5.0,
+    max_unacked: int = 20_000,
+    max_unacked_bytes: int = 64 << 20,
+    clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    security: Mapping[str, Any] | None = None,
+) -> int:
+    """Run until ``stop`` is set or the task is cancelled. Return how many records were not delivered.
+
+    The topics must be there: see `producers.sink.ensure_topics`. Ends within `STOP_S`, whether or
+    not Kafka answers; what could not be delivered by then is counted and logged.
+
+    Raises:
+        BrokerUnavailable, TopicError: Kafka, or a topic, is not there at the start.
+        FeedRefused: the exchange accepts nothing.
+        ConfigError: the address or the products cannot be.
+    """
+    products = tuple(symbols)
+    sink = Sink(
+        bootstrap,
+        topics=(TRADES, BOOKS, DEAD_LETTERS, FEEDS),
+        max_unacked=max_unacked,
+        max_unacked_bytes=max_unacked_bytes,
+        clock_us=clock_us,
+        security=security,
+    )
+    keyframer = Keyframer(round(keyframe_s * 1_000_000))
+    pipeline = Pipeline(sink, keyframer, Quiet(round(heartbeat_s * 1_000_000)))
+    feed = Feed(
+        codec_factory, url, products, pipeline.deliver, sink.dead_letter, feed_settings, clock_us=clock_us
+    )
+    pipeline.feed = feed
+    reporter = _Reporter(feed, sink, producer_id, products, clock_us)
+
+    await sink.open()
+    tasks = {
+        asyncio.create_task(feed.run(), name="feed"),
+        asyncio.create_task(pipeline.write_keyframes(), name="keyframes"),
+        asyncio.create_task(reporter.run(), name="status"),
+    }
+    stopping = asyncio.create_task((stop or asyncio.Event()).wait(), name="stop")
+    undelivered = 0
+    try:
+        done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()
+    except CandlewickError as error:
+        reporter.error = str(error)
+        raise
+    finally:
+        stopping.cancel()
+        undelivered = await _end(tasks, sink, keyframer, reporter, clock_us)
+    return undelivered
+
+
+async def _end(
+    tasks: set[asyncio.Task[None]],
+    sink: Sink,
+    keyframer: Keyframer,
+    reporter: _Reporter,
+    clock_us: Callable[[], int],
+) -> int:
+    """Stop feeds, tell of the end, drain, close: in this order, within `STOP_S`."""
+    end = time.monotonic() + STOP_S
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=2.5)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):  # with Kafka away there may be no room
+            for exchange, symbol in keyframer.in_step:
+                await sink.put(BookLost(exchange, symbol, None, clock_us(), "producer stopped"))
+            await reporter.report("stopped")
+    undelivered = await sink.close(max(0.5, end - time.monotonic() - 1.5))
+    log.info("Producer stopped", undelivered=undelivered, **msgspec.structs.asdict(sink.stats))
+    return undelivered
+
+
+class _Reporter:
+    """Says in the topic ``feeds`` how the producer is: when that changes, and every 10 s."""
+
+    def __init__(
+        self, feed: Feed, sink: Sink, producer_id: str, products: tuple[str, ...], clock_us: Callable[[], int]
+    ) -> None:
+        self._feed = feed
+        self._sink = sink
+        self._producer_id = producer_id
+        self._products = products
+        self._clock_us = clock_us
+        self.error: str | None = None
+
+    def status(self, state: Literal["stopped"] | None = None) -> ProducerStatus:
+        feed, stats = self._feed.status, self._sink.stats
+        return ProducerStatus(
+            exchange=feed.exchange,
+            producer=self._producer_id,
+            state=state or ("connected" if feed.connected else "connecting"),
+            products=self._products,
+            connections=len(feed.connections),
+            connected_connections=0 if state else feed.connected,
+            reconnects=feed.reconnects,
+            refused_frames=feed.refused_frames,
+            dead_letters=stats.dead_letters,
+            unacked=stats.waiting,
+            error=self.error or feed.last_refusal,
+            updated_us=self._clock_us(),
+        )
+
+    async def report(self, state: Literal["stopped"] | None = None) -> None:
+        await self._write(self.status(state))
+
+    async def run(self) -> None:
+        said: ProducerStatus | None = None
+        said_at = 0.0
+        while True:
+            status = self.status()
+            # What waits for Kafka changes all the time: that alone is no news.
+            if (
+                said is None
+                or time.monotonic() - said_at >= STATUS_AT_LEAST_S
+                or msgspec.structs.replace(status, unacked=said.unacked, updated_us=said.updated_us) != said
+            ):
+                await self._write(status)
+                said, said_at = status, time.monotonic()
+            await asyncio.sleep(STATUS_TICK_S)
+
+    async def _write(self, status: ProducerStatus) -> None:
+        await self._sink.write(
+            FEEDS,
+            f"{status.exchange}:{status.producer}",
+            msgspec.json.encode(status),
+            schema=b"feed/1",
+            received_time_us=status.updated_us,
+        )
+
+
+def _now_us() -> int:
+    """Return microseconds of a clock that only goes forward."""
+    return time.monotonic_ns() // 1000

@@ -1,0 +1,645 @@
+"""The only file of the producers that writes to Kafka.
+
+A record that `Sink.put` took is kept until Kafka acknowledged it, for as long as that takes; what
+is kept is bounded, and at the bound `put` waits: that is the back-pressure of the whole producer.
+
+Each partition has one lane: a queue of records, and one task that sends them a batch at a time.
+The next batch leaves when the last one is acknowledged. aiokafka never has two batches of one
+partition on the way either, so this costs nothing, and it makes order trivial: a batch that
+failed is sent again before anything behind it. Sending again may write a record twice, which is
+harmless: trades are known by id, and the sizes of a book are absolute.
+
+Errors: `BrokerUnavailable` (at the start only), `models.errors.TopicError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaProducer, codec, errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.partitioner import DefaultPartitioner
+
+from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
+from models.errors import CandlewickError, TopicError
+from models.trade import Heartbeat, Trade
+
+log = structlog.get_logger(__name__)
+
+TRADES = "trades"
+BOOKS = "books"
+DEAD_LETTERS = "dead-letters"
+FEEDS = "feeds"
+
+LoggedEvent = Trade | Heartbeat | BookSnapshot | BookKeyframe | BookDelta | BookLost
+
+ROUTES: dict[type, tuple[str, bytes]] = {
+    Trade: (TRADES, b"trade/1"),
+    Heartbeat: (TRADES, b"heartbeat/1"),
+    BookSnapshot: (BOOKS, b"book-snapshot/1"),
+    BookKeyframe: (BOOKS, b"book-keyframe/1"),
+    BookDelta: (BOOKS, b"book-delta/1"),
+    BookLost: (BOOKS, b"book-lost/1"),
+}
+"""The topic of each kind of event, and its header ``schema``."""
+
+DAY_US = 86_400_000_000
+AHEAD_US = 60_000_000
+DEAD_LETTER_BYTES = 1 << 20
+"""A dead letter longer than this is cut, and says how long it was."""
+RECORD_OVERHEAD = 100
+"""Bytes that a record costs us beside its key and value, about."""
+STOP_S = 1.0
+AWAY_S = 5.0
+"""A batch without an answer for this long means that Kafka is away."""
+AWAY_AGAIN_S = 10.0
+
+_REFUSED_FOR_GOOD = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.InvalidTimestampError,
+)
+"""The record itself is at fault: sent again, it would be refused again, and hold up its partition."""
+
+_partition_of = DefaultPartitioner()
+"""murmur2 of the key, as Kafka's own clients have it."""
+
+
+class BrokerUnavailable(CandlewickError):
+    """Kafka does not answer at the address that was given."""
+
+    def __init__(self, bootstrap: str, reason: str) -> None:
+        super().__init__(bootstrap, reason)
+        self.bootstrap = bootstrap
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Kafka at {self.bootstrap} does not answer: {self.reason}"
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    """What a topic must be. ``config`` holds Kafka's own names: ``{"cleanup.policy": "compact"}``."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = {}
+
+
+class SinkStats(msgspec.Struct, frozen=True):
+    """Counts since the start, save ``waiting`` and ``waiting_bytes``: those are of now."""
+
+    taken: int
+    acked: int
+    acked_bytes: int
+    waiting: int
+    waiting_bytes: int
+    resent: int
+    """Records that were sent once more, after a failure."""
+    dead_letters: int
+    undeliverable: int
+    """Records that Kafka refuses for good; each is a dead letter too, unless it was one already."""
+
+
+class _Record(NamedTuple):
+    key: bytes
+    value: bytes
+    timestamp_ms: int
+    headers: list[tuple[str, bytes]]
+    size: int
+
+
+async def ensure_topics(
+    bootstrap: str,
+    specs: Iterable[TopicSpec],
+    *,
+    replication: int = -1,
+    timeout_s: float = 30.0,
+    security: Mapping[str, Any] | None = None,
+) -> None:
+    """Create the topics that are missing, and check the partition counts of those that are there.
+
+    Arguments:
+        replication: copies of each partition; -1 is the broker's default.
+        security: aiokafka's options for TLS and SASL.
+
+    Raises:
+        BrokerUnavailable: nobody answers within ``timeout_s``.
+        TopicError: a topic has another partition count, or cannot be created.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **(security or {}))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await admin.start()
+            there = await _partition_counts(admin)
+            missing = [spec for name, spec in wanted.items() if name not in there]
+            if missing:
+                await _create(admin, missing, replication)
+            # The controller knows the new ones already, this broker soon.
+            while not wanted.keys() <= (there := await _partition_counts(admin)).keys():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    except (TimeoutError, errors.KafkaError) as error:
+        raise BrokerUnavailable(bootstrap, _words(error)) from error
+    finally:
+        await admin.close()
+    for name, spec in wanted.items():
+        if there[name] != spec.partitions:
+            raise TopicError(
+                name,
+                f"{there[name]} partitions",
+                str(spec.partitions),
+                "keys would move between partitions: set the partition count to what the topic has, "
+                "or delete the topic and the tables made from it",
+            )
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Return the topics whose partitions all have a leader."""
+    return {
+        topic["topic"]: len(topic["partitions"])
+        for topic in await admin.describe_topics()
+        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }
+
+
+async def _create(admin: AIOKafkaAdminClient, specs: list[TopicSpec], replication: int) -> None:
+    # An empty assignment is what aiokafka's NewTopic asks for beside a replication factor of -1.
+    assignments: dict[int, list[int]] | None = {} if replication == -1 else None
+    answer = await admin.create_topics(
+        [NewTopic(spec.name, spec.partitions, replication, assignments, dict(spec.config)) for spec in specs]
+    )
+    for name, code, *words in answer.topic_errors:
+        error = errors.for_code(code)
+        # Another producer may have been a moment faster; its partition count is checked like any.
+        if error not in (errors.NoError, errors.TopicAlreadyExistsError):
+            said = (words[0] if words else None) or error.__name__
+            raise TopicError(name, "not been created", "to exist", str(said))
+    log.info("Created topics", topics=[spec.name for spec in specs])
+
+
+def dead_letter_json(value: bytes, source: str, reason: str, time_us: int) -> bytes:
+    """Write what could not be read as one line of JSON: text where it is UTF-8, else base64."""
+    head = value[:DEAD_LETTER_BYTES]
+    letter: dict[str, object] = {"source": source, "reason": reason, "time_us": time_us, "length": len(value)}
+    try:
+        value.decode()
+        letter["text"] = head.decode(errors="ignore")  # the cut may have halved the last character
+    except UnicodeDecodeError:
+        letter["base64"] = base64.b64encode(head).decode()
+    if len(head) < len(value):
+        letter["cut_to"] = len(head)
+    return msgspec.json.encode(letter)
+
+
+class Sink:
+    """Events into Kafka: ``async with Sink(bootstrap) as sink: await sink.put(event)``.
+
+    Arguments:
+        topics: every topic that will be written to; looked up at the start.
+        max_unacked, max_unacked_bytes: at most so much is kept in memory; one record larger than
+            the second bound is taken when nothing else waits.
+        linger_s: how long a lane that was idle waits for company for its first record.
+        max_record_bytes: a larger value becomes a dead letter. Kafka cuts the connection over a
+            request of 100 MiB, and such a record would be sent for ever.
+        security: aiokafka's options for TLS and SASL.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        topics: Iterable[str] = (TRADES, BOOKS, DEAD_LETTERS),
+        max_unacked: int = 20_000,
+        max_unacked_bytes: int = 64 << 20,
+        linger_s: float = 0.005,
+        batch_bytes: int = 256 << 10,
+        max_record_bytes: int = 64 << 20,
+        request_timeout_s: float = 20.0,
+        start_timeout_s: float = 15.0,
+        close_s: float = 5.0,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        security: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.bootstrap = bootstrap
+        self.linger_s = linger_s
+        self.batch_bytes = batch_bytes
+        self._topics = tuple(topics)
+        self._max_unacked = max_unacked
+        self._max_unacked_bytes = max_unacked_bytes
+        self._max_record_bytes = max_record_bytes
+        self._request_timeout_s = request_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._close_s = close_s
+        self._clock_us = clock_us
+        self._security = dict(security or {})
+
+        self.producer: AIOKafkaProducer | None = None
+        self._renewing = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._partitions: dict[str, list[int]] = {}
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._lane_of: dict[tuple[str, bytes], _Lane] = {}
+
+        self._door = asyncio.Lock()  # first come, first served, also while waiting for room
+        self._settled = asyncio.Event()
+        self._closed = False
+        self._taken = self._acked = self._acked_bytes = 0
+        self._unacked = self._unacked_bytes = 0
+        self._resent = self._dead_letters = self._undeliverable = 0
+        self._at_door = self._turned_away = 0
+
+    async def open(self) -> None:
+        """Connect, and look up the topics; `close` undoes it.
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+            TopicError: a topic is not there.
+        """
+        self.producer = await self._connect()
+        try:
+            for topic in self._topics:
+                self._partitions[topic] = await self._look_up(topic)
+        except BaseException:
+            await _stop(self.producer)
+            raise
+        self._watcher = asyncio.create_task(self._watch(), name="sink-watch")
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close(self._close_s)
+
+    # What callers use.
+
+    async def put(self, event: LoggedEvent) -> None:
+        """Take an event for its topic; wait while too much is on the way already.
+
+        Events of one symbol are written in the order of the calls. When this returns, the event
+        is in the sink's care; it is in Kafka after `flush`.
+        """
+        topic, schema = ROUTES[type(event)]
+        await self.write(
+            topic,
+            f"{event.exchange}:{event.symbol}",
+            event.to_json(),
+            schema=schema,
+            event_time_us=None if isinstance(event, BookLost) else event.event_time_us,
+            received_time_us=event.received_time_us,
+        )
+
+    async def dead_letter(self, value: bytes, source: str, reason: str) -> None:
+        """Keep what could not be read: the bytes, where they came from, and why."""
+        now_us = self._clock_us()
+        letter = dead_letter_json(value, source, reason, now_us)
+        self._dead_letters += 1
+        await self.write(DEAD_LETTERS, source, letter, schema=b"dead-letter/1", received_time_us=now_us)
+
+    async def write(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        *,
+        schema: bytes,
+        received_time_us: int,
+        event_time_us: int | None = None,
+    ) -> None:
+        """Take one record for any of the sink's topics; see `put`."""
+        if len(value) > self._max_record_bytes and topic != DEAD_LETTERS:
+            reason = f"{len(value)} bytes, more than the {self._max_record_bytes} that a record may have"
+            log.error("Record too large, kept as a dead letter", topic=topic, key=key, reason=reason)
+            self._undeliverable += 1
+            return await self.dead_letter(value, f"{topic} {key}", reason)
+        record = self._record(key.encode(), value, schema, received_time_us, event_time_us)
+        lane = self._lane(topic, record.key)
+        self._at_door += 1
+        try:
+            async with self._door:
+                while self._is_full(record.size):
+                    await self._change()
+                if self._closed:
+                    raise RuntimeError("the sink is closed")
+                self._take(lane, record)
+        except asyncio.CancelledError:
+            self._turned_away += 1
+            raise
+        finally:
+            self._at_door -= 1
+
+    async def flush(self) -> None:
+        """Wait until everything taken so far, and since, is acknowledged."""
+        while self._unacked:
+            await self._change()
+
+    async def close(self, deadline_s: float = 5.0) -> int:
+        """Deliver what is left, within the deadline. Return how many records were not delivered.
+
+        The count is exact: records without an acknowledgement, and calls of `put` that had to be
+        given up. Some of the first may have reached Kafka, without its word on it.
+        """
+        if self._closed or self.producer is None:
+            return 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self.flush()
+        self._closed = True
+        turned_away = self._turned_away + self._at_door
+        lost = self._unacked + turned_away
+        tasks = [lane.task for lane in self._lanes.values()]
+        tasks += [self._watcher] if self._watcher else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _stop(self.producer)
+        for task in self._retired:
+            task.cancel()
+        self._settled.set()  # a put that still waits for room must learn that there will be none
+        if lost:
+            log.error(
+                "Records were not delivered to Kafka before the end",
+                records=lost,
+                bytes=self._unacked_bytes,
+                turned_away=turned_away,
+                bootstrap=self.bootstrap,
+            )
+        return lost
+
+    @property
+    def stats(self) -> SinkStats:
+        """Return the counts as they are now."""
+        return SinkStats(
+            taken=self._taken,
+            acked=self._acked,
+            acked_bytes=self._acked_bytes,
+            waiting=self._unacked,
+            waiting_bytes=self._unacked_bytes,
+            resent=self._resent,
+            dead_letters=self._dead_letters,
+            undeliverable=self._undeliverable,
+        )
+
+    # Records and lanes.
+
+    def _record(
+        self, key: bytes, value: bytes, schema: bytes, received_us: int, event_us: int | None
+    ) -> _Record:
+        # Kafka counts retention from this time, and would sweep a recording of 2021 within minutes;
+        # and it refuses a time over an hour ahead. The exchange's own time stays in the value.
+        time_us = now_us = self._clock_us()
+        if event_us is not None and now_us - DAY_US <= event_us <= now_us + AHEAD_US:
+            time_us = event_us
+        headers = [("schema", schema), ("received_at", b"%d" % received_us)]
+        return _Record(key, value, time_us // 1000, headers, len(key) + len(value) + RECORD_OVERHEAD)
+
+    def _lane(self, topic: str, key: bytes) -> _Lane:
+        lane = self._lane_of.get((topic, key))
+        if lane is None:
+            partitions = self._partitions[topic]
+            partition = _partition_of(key, partitions, partitions)
+            lane = self._lanes.get((topic, partition))
+            if lane is None:
+                lane = self._lanes[topic, partition] = _Lane(self, topic, partition)
+            self._lane_of[topic, key] = lane
+        return lane
+
+    def _take(self, lane: _Lane, record: _Record) -> None:
+        self._taken += 1
+        self._unacked += 1
+        self._unacked_bytes += record.size
+        lane.append(record)
+
+    def _is_full(self, size: int) -> bool:
+        if self._closed or not self._unacked:
+            return False
+        return self._unacked >= self._max_unacked or self._unacked_bytes + size > self._max_unacked_bytes
+
+    async def _change(self) -> None:
+        """Wait until some records were settled."""
+        self._settled.clear()
+        await self._settled.wait()
+
+    def _settle(self, records: list[_Record]) -> None:
+        self._unacked -= len(records)
+        self._unacked_bytes -= sum(record.size for record in records)
+        self._settled.set()
+
+    # What lanes tell.
+
+    def acknowledged(self, records: list[_Record]) -> None:
+        """Forget records that Kafka has."""
+        self._acked += len(records)
+        self._acked_bytes += sum(len(record.value) for record in records)
+        self._settle(records)
+
+    def refused_for_good(self, topic: str, record: _Record, error: Exception) -> None:
+        """Make a dead letter of a record that Kafka will never take."""
+        self._undeliverable += 1
+        log.error(
+            "Kafka refuses a record for good",
+            topic=topic,
+            key=record.key.decode(),
+            bytes=len(record.value),
+            reason=_words(error),
+        )
+        if topic != DEAD_LETTERS and DEAD_LETTERS in self._partitions:
+            now_us = self._clock_us()
+            source = f"{topic} {record.key.decode()}"
+            letter = dead_letter_json(record.value, source, _words(error), now_us)
+            self._dead_letters += 1
+            # Not through the door: it may be shut until this very lane makes room.
+            self._take(
+                self._lane(DEAD_LETTERS, source.encode()),
+                self._record(source.encode(), letter, b"dead-letter/1", now_us, None),
+            )
+        self._settle([record])
+
+    async def failed(self, producer: AIOKafkaProducer, records: int) -> None:
+        """Replace a producer whose batch failed.
+
+        aiokafka had already counted that batch's sequence numbers, so an idempotent producer would
+        be refused everything that it sends to this partition from now on. A new one starts anew.
+        """
+        self._resent += records
+        async with self._renewing:
+            if self.producer is not producer:
+                return
+            self._retire(producer)
+            while True:
+                try:
+                    self.producer = await self._connect()
+                    return
+                except BrokerUnavailable as error:
+                    log.warning("Kafka is away, records are kept", waiting=self._unacked, reason=error.reason)
+                    await asyncio.sleep(1.0)
+
+    # The connection to Kafka.
+
+    async def _connect(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            enable_idempotence=True,
+            acks="all",
+            compression_type="zstd" if codec.has_zstd() else "gzip",
+            max_batch_size=self.batch_bytes,
+            max_request_size=self._max_record_bytes,
+            request_timeout_ms=round(self._request_timeout_s * 1000),
+            retry_backoff_ms=250,
+            **self._security,
+        )
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                await producer.start()
+        except BaseException as error:
+            await _stop(producer)
+            if isinstance(error, TimeoutError | errors.KafkaError):
+                raise BrokerUnavailable(self.bootstrap, _words(error)) from error
+            raise
+        return producer
+
+    async def _look_up(self, topic: str) -> list[int]:
+        assert self.producer is not None
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                return sorted(await self.producer.partitions_for(topic))
+        except (TimeoutError, errors.KafkaError) as error:
+            raise TopicError(topic, "no partitions", "some", "create the topics first") from error
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        """Stop a producer once the batches that other lanes gave it are settled."""
+        task = asyncio.create_task(producer.stop(), name="sink-retire")
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    async def _watch(self) -> None:
+        """Say aloud that Kafka is away, again and again, and when it is back."""
+        away_since = warned = 0.0
+        while True:
+            await asyncio.sleep(AWAY_S / 5)
+            now = time.monotonic()
+            oldest = min((lane.sent_at for lane in self._lanes.values() if lane.sent_at), default=now)
+            if now - oldest < AWAY_S:
+                if away_since:
+                    log.info("Kafka takes records again", away_s=round(now - away_since, 1))
+                away_since = warned = 0.0
+            elif now - warned > AWAY_AGAIN_S:
+                away_since, warned = oldest, now
+                log.warning(
+                    "Kafka does not take records, they are kept",
+                    away_s=round(now - oldest, 1),
+                    waiting=self._unacked,
+                    room=self._max_unacked - self._unacked,
+                    bootstrap=self.bootstrap,
+                )
+
+
+class _Lane:
+    """The records of one partition, in order, and the task that sends them."""
+
+    def __init__(self, sink: Sink, topic: str, partition: int) -> None:
+        self._sink = sink
+        self._topic = topic
+        self._partition = partition
+        self._waiting: deque[_Record] = deque()
+        self._bytes = 0
+        self._one_by_one = 0  # so many records to send alone, to find the one that Kafka refuses
+        self._wake = asyncio.Event()
+        self.sent_at: float | None = None
+        """Monotonic seconds, when the batch on the way was first sent."""
+        self.task = asyncio.create_task(self._run(), name=f"sink-{topic}-{partition}")
+
+    def append(self, record: _Record) -> None:
+        self._waiting.append(record)
+        self._bytes += record.size
+        self._wake.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            if not self._waiting:
+                self.sent_at = None
+                self._wake.clear()
+                await self._wake.wait()
+                if self._bytes < self._sink.batch_bytes:
+                    await asyncio.sleep(self._sink.linger_s)
+            producer = self._sink.producer
+            assert producer is not None
+            batch, count = self._fill(producer)
+            if not failures:
+                self.sent_at = time.monotonic()
+            try:
+                await (await producer.send_batch(batch, self._topic, partition=self._partition))
+            except _REFUSED_FOR_GOOD as error:
+                if count == 1:
+                    self._one_by_one = max(0, self._one_by_one - 1)
+                    self._sink.refused_for_good(self._topic, self._pop(1)[0], error)
+                else:
+                    self._one_by_one = count
+                await self._sink.failed(producer, count - 1)
+            except Exception as error:  # whatever it was, the records are still ours to deliver
+                failures += 1
+                log.warning(
+                    "Kafka did not take a batch, it will be sent again",
+                    topic=self._topic,
+                    partition=self._partition,
+                    records=count,
+                    failures=failures,
+                    reason=_words(error),
+                )
+                await asyncio.sleep(min(0.1 * 2**failures, 5.0))
+                await self._sink.failed(producer, count)
+            else:
+                failures = 0
+                self._one_by_one = max(0, self._one_by_one - count)
+                self._sink.acknowledged(self._pop(count))
+
+    def _fill(self, producer: AIOKafkaProducer) -> tuple[Any, int]:
+        """Return a batch of the first records, and how many went in; the first one always fits."""
+        batch = producer.create_batch()
+        count = 0
+        for record in islice(self._waiting, 1 if self._one_by_one else None):
+            if (
+                batch.append(
+                    timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=record.headers
+                )
+                is None
+            ):
+                break
+            count += 1
+        batch.close()
+        return batch, count
+
+    def _pop(self, count: int) -> list[_Record]:
+        records = [self._waiting.popleft() for _ in range(count)]
+        self._bytes -= sum(record.size for record in records)
+        return records
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Stop a producer; one that still waits for Kafka is left alone after a moment."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await producer.stop()
+    except (TimeoutError, errors.KafkaError):
+        await producer.client.close()
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

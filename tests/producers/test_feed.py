@@ -1,0 +1,581 @@
+"""The feed against a small exchange on loopback: real sockets, Coinbase's codec."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+
+import pytest
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
+
+from models.book import BookDelta, BookLost, BookSnapshot
+from models.errors import ConfigError
+from models.trade import Heartbeat, Trade
+from producers.codec import Refused
+from producers.exchanges.coinbase import Codec
+from producers.feed import Feed, FeedRefused, FeedSettings, backoff_s
+
+PATIENCE_S = 10
+QUICK = FeedSettings(
+    connects_per_s=1000, backoff_first_s=0.001, backoff_most_s=0.01, tick_s=0.01, refused_s=0.05, ack_s=5
+)
+NOW_US = 1_790_000_000_000_000
+TIME = "2026-09-21T13:46:40.000000Z"
+
+
+async def until(condition):
+    """Wait for a condition, and return what it returned."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := condition()):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    return found
+
+
+class Client:
+    """One connection, from the exchange's side."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.requests = []
+        self.books, self.symbols = set(), set()
+        self.accepted_at = time.monotonic()
+
+    async def send(self, **message):
+        await self.socket.send(json.dumps(message))
+
+    async def match(self, trade_id, symbol="BTC-USD"):
+        await self.send(
+            type="match", trade_id=trade_id, sequence=trade_id, side="buy", size="1", price="2", time=TIME,
+            product_id=symbol,
+        )  # fmt: skip
+
+    async def heartbeat(self, symbol="BTC-USD"):
+        await self.send(type="heartbeat", sequence=1, last_trade_id=1, product_id=symbol, time=TIME)
+
+    async def update(self, symbol="BTC-USD"):
+        await self.send(type="l2update", product_id=symbol, changes=[["buy", "98", "5"]], time=TIME)
+
+    async def snapshot(self, symbol="BTC-USD", bids=(("99", "1"),)):
+        await self.send(type="snapshot", product_id=symbol, bids=list(bids), asks=[["101", "1"]])
+
+
+class Exchange:
+    """Acknowledges, and sends a snapshot of each book, unless told otherwise."""
+
+    def __init__(self):
+        self.clients = []
+        self.snapshots = True
+        self.answer = self.accept
+        self.port = 0
+
+    async def __aenter__(self):
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.stop()
+
+    async def start(self):
+        self.server = await serve(self._serve, "127.0.0.1", self.port, max_size=None, close_timeout=0.1)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def stop(self):
+        self.server.close()
+        await self.server.wait_closed()
+
+    @property
+    def url(self):
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def client(self, number=0):
+        """Return a client once it has sent a request."""
+        await until(lambda: len(self.clients) > number and self.clients[number].requests)
+        return self.clients[number]
+
+    async def _serve(self, socket):
+        client = Client(socket)
+        self.clients.append(client)
+        with contextlib.suppress(ConnectionClosed):
+            async for text in socket:
+                request = json.loads(text)
+                client.requests.append(request)
+                await self.answer(client, request)
+
+    async def accept(self, client, request):
+        symbols = set(request["product_ids"])
+        books = symbols if "level2_batch" in request["channels"] else set()
+        if request["type"] == "unsubscribe":
+            client.books -= books
+        else:
+            client.symbols |= symbols
+            client.books |= books
+        await client.send(
+            type="subscriptions",
+            channels=[
+                {"name": "matches", "product_ids": sorted(client.symbols)},
+                {"name": "level2_50", "product_ids": sorted(client.books)},
+            ],
+        )
+        if request["type"] == "subscribe" and self.snapshots:
+            for symbol in sorted(books):
+                await client.snapshot(symbol)
+
+    async def refuse(self, client, request):
+        await client.send(
+            type="error", message="Failed to subscribe", reason="NO-SUCH is not a valid product"
+        )
+
+
+class Log:
+    """Takes what the feed delivers."""
+
+    def __init__(self):
+        self.events = []
+        self.dead = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def deliver(self, event):
+        await self.open.wait()
+        self.events.append(event)
+
+    async def dead_letter(self, value, source, reason):
+        self.dead.append((value, source, reason))
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@contextlib.asynccontextmanager
+async def running(exchange, log, symbols=("BTC-USD",), settings=QUICK, **options):
+    feed = Feed(
+        Codec,
+        exchange.url,
+        symbols,
+        log.deliver,
+        log.dead_letter,
+        settings,
+        clock_us=lambda: NOW_US,
+        **options,
+    )
+    task = asyncio.create_task(feed.run())
+    feed.task = task
+    try:
+        yield feed
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def reconnects(feed, number=0):
+    return feed.status.connections[number].reconnects
+
+
+async def test_events_arrive_in_order_with_the_time_of_receipt():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        client = await exchange.client()
+        await client.match(1)
+        await client.heartbeat()
+        await client.update()
+        await client.match(2)
+        await until(lambda: len(log.events) == 5)
+        assert [type(event) for event in log.events] == [BookSnapshot, Trade, Heartbeat, BookDelta, Trade]
+        assert {event.received_time_us for event in log.events} == {NOW_US}
+        [status] = feed.status.connections
+        assert (status.state, status.frames, status.last_frame_us) == ("subscribed", 6, NOW_US)
+        assert status.bytes > 400
+
+
+async def test_products_are_sharded_and_connections_start_one_by_one():
+    log = Log()
+    symbols = [f"P{number}-USD" for number in range(7)]
+    settings = FeedSettings(connection_products=3, connects_per_s=20)
+    async with Exchange() as exchange, running(exchange, log, symbols, settings) as feed:
+        await until(lambda: feed.status.connected == 3)
+        asked = [client.requests[0]["product_ids"] for client in exchange.clients]
+        assert sorted(asked) == [symbols[0:3], symbols[3:6], symbols[6:]]
+        at = [client.accepted_at for client in exchange.clients]
+        assert at[2] - at[0] >= 0.08  # two steps of 50 ms, less what a handshake varies
+
+
+async def test_a_lost_connection_comes_back_subscribes_again_and_tells_of_the_book():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD")) as feed:
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        await client.socket.close(1012)
+        again = await exchange.client(1)
+        await until(lambda: len(log.of(BookSnapshot)) == 4)
+        assert again.requests[0] == client.requests[0]
+        kinds = [type(event) for event in log.events]
+        assert kinds == [BookSnapshot] * 2 + [BookLost] * 2 + [BookSnapshot] * 2
+        assert {(lost.symbol, lost.cause) for lost in log.of(BookLost)} == {
+            ("BTC-USD", "disconnected"),
+            ("ETH-USD", "disconnected"),
+        }
+        assert reconnects(feed) == {"closed 1012": 1}
+
+
+async def test_a_book_without_snapshot_is_not_told_lost():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        exchange.snapshots = False
+        client = await exchange.client()
+        client.socket.transport.abort()
+        await exchange.client(1)
+        assert reconnects(feed) == {"cut": 1}
+        assert not log.of(BookLost)
+
+
+async def test_an_exchange_that_is_away_is_tried_until_it_is_back():
+    log = Log()
+    async with Exchange() as exchange:
+        await exchange.stop()
+        async with running(exchange, log) as feed:
+            await until(lambda: reconnects(feed).get("unreachable", 0) >= 3)
+            assert feed.status.connected == 0
+            await exchange.start()
+            await until(lambda: log.of(BookSnapshot))
+            assert feed.status.connected == 1
+
+
+def test_backoff_grows_to_its_ceiling_with_full_jitter():
+    class Highest(random.Random):
+        def uniform(self, a, b):
+            assert a == 0
+            return b
+
+    settings = FeedSettings()
+    waits = [backoff_s(attempt, settings, Highest()) for attempt in range(9)]
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert backoff_s(100_000, settings, Highest()) == 30
+    rng = random.Random(7)
+    some = [backoff_s(3, settings, rng) for _ in range(1000)]
+    assert min(some) < 0.2
+    assert max(some) > 3.8
+
+
+@pytest.mark.parametrize(("healthy_s", "ceilings"), [(60, [1, 2, 4, 8]), (0, [1, 1, 1, 1])])
+async def test_backoff_starts_over_after_a_healthy_time(healthy_s, ceilings):
+    asked = []
+
+    class NoWait(random.Random):
+        def uniform(self, a, b):
+            asked.append(b)
+            return 0
+
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, backoff_first_s=1, tick_s=0.01, healthy_s=healthy_s)
+    async with Exchange() as exchange, running(exchange, log, settings=settings, rng=NoWait()):
+        for number in range(4):
+            client = await exchange.client(number)
+            await until(lambda number=number: len(log.of(BookSnapshot)) == number + 1)
+            await client.socket.close()
+        await until(lambda: len(asked) >= 4)
+        assert asked[:4] == ceilings
+
+
+async def test_silence_ends_a_connection_that_is_still_open():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, backoff_first_s=0.001, tick_s=0.01, silence_s=0.2)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        await exchange.client(1)
+        assert reconnects(feed) == {"silent": 1}
+        await until(lambda: log.of(BookLost))
+
+
+async def test_heartbeats_keep_a_quiet_connection():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, silence_s=0.2)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        client = await exchange.client()
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            await client.heartbeat()
+            await asyncio.sleep(0.02)
+        assert reconnects(feed) == {}
+
+
+async def test_a_slow_sink_is_not_taken_for_a_silent_exchange():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, silence_s=0.1)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        log.open.clear()
+        client = await exchange.client()
+        await client.match(1)
+        await asyncio.sleep(0.4)  # four times the silence that would end it
+        assert reconnects(feed) == {}
+        await client.match(2)
+        log.open.set()
+        await until(lambda: len(log.of(Trade)) == 2)
+        assert len(exchange.clients) == 1
+
+
+async def test_a_request_without_any_answer_ends_the_connection():
+    async def say_nothing(client, request):
+        await client.heartbeat()
+
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, backoff_first_s=0.001, tick_s=0.01, ack_s=0.1)
+    async with Exchange() as exchange:
+        exchange.answer = say_nothing
+        async with running(exchange, log, settings=settings) as feed:
+            await exchange.client(1)
+            assert reconnects(feed)["not acknowledged"] >= 1
+
+
+async def test_a_refused_frame_is_kept_and_the_connection_goes_on():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        client = await exchange.client()
+        await until(lambda: log.of(BookSnapshot))
+        await client.socket.send("{not json")
+        await client.socket.send(b"\xff\xfe", text=True)
+        await client.match(1)
+        await until(lambda: log.of(Trade))
+        assert [value for value, _, _ in log.dead] == [b"{not json", b"\xff\xfe"]
+        assert log.dead[0][1] == f"coinbase {exchange.url}"
+        assert log.dead[0][2]
+        assert feed.status.refused_frames == 2
+        assert len(exchange.clients) == 1
+        assert not log.of(BookLost)  # no frame named the symbol
+
+
+async def test_a_refused_frame_that_names_a_book_loses_it_and_brings_a_new_snapshot():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD")) as feed:
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        bad = {"type": "l2update", "product_id": "ETH-USD", "changes": [["buy", "NaN", "1"]], "time": TIME}
+        await client.send(**bad)
+        await until(lambda: len(log.of(BookSnapshot)) == 3)
+        assert [(lost.symbol, lost.cause) for lost in log.of(BookLost)] == [("ETH-USD", "refused frame")]
+        assert client.requests[1:] == [
+            {"type": kind, "product_ids": ["ETH-USD"], "channels": ["level2_batch"]}
+            for kind in ("unsubscribe", "subscribe")
+        ]
+        assert feed.status.books_resubscribed == 1
+
+
+async def test_a_book_is_not_resubscribed_more_often_than_allowed():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, resubscribe_s=0.5)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        client = await exchange.client()
+        await until(lambda: log.of(BookSnapshot))
+        started = time.monotonic()
+        for number in range(1, 4):
+            await client.send(type="l2update", product_id="BTC-USD", changes="?", time=TIME)
+            await client.send(type="l2update", product_id="BTC-USD", changes="?", time=TIME)
+            await until(lambda number=number: len(log.of(BookSnapshot)) == number + 1)
+        assert time.monotonic() - started >= 1.0
+        assert feed.status.books_resubscribed == 3
+        assert len(log.of(BookLost)) == 3
+
+
+async def test_a_book_without_a_snapshot_is_subscribed_again():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, snapshot_s=0.1, resubscribe_s=0.1)
+    async with Exchange() as exchange:
+        exchange.snapshots = False
+        async with running(exchange, log, settings=settings) as feed:
+            client = await exchange.client()
+            await until(lambda: len(client.requests) >= 3)
+            exchange.snapshots = True
+            await until(lambda: log.of(BookSnapshot))
+            count = feed.status.books_resubscribed
+            await client.match(1)
+            await until(lambda: log.of(Trade))
+            await asyncio.sleep(0.3)  # nothing more may be asked once the snapshot is there
+            assert feed.status.books_resubscribed == count
+            assert len(exchange.clients) == 1
+            assert not log.of(BookLost)
+
+
+async def test_whoever_watches_the_book_may_call_it_lost():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        await until(lambda: log.of(BookSnapshot))
+        await feed.lose_book("BTC-USD", "crossed")
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        assert [lost.cause for lost in log.of(BookLost)] == ["crossed"]
+
+
+async def test_a_feed_that_is_refused_everything_ends_with_the_exchanges_words():
+    log = Log()
+    async with Exchange() as exchange:
+        exchange.answer = exchange.refuse
+        settings = FeedSettings(connection_products=1, connects_per_s=1000, tick_s=0.01, refused_s=0.05)
+        async with running(exchange, log, ("NO-SUCH", "NO-WAY"), settings) as feed:
+            with pytest.raises(FeedRefused) as raised:
+                await asyncio.wait_for(feed.task, PATIENCE_S)
+            assert str(raised.value) == (
+                "coinbase refused every subscription: Failed to subscribe: NO-SUCH is not a valid product"
+            )
+
+
+async def test_a_feed_that_is_refused_and_cut_off_ends_the_same_way():
+    async def refuse_and_close(client, request):
+        await exchange.refuse(client, request)
+        await client.socket.close(1008)
+
+    log = Log()
+    async with Exchange() as exchange:
+        exchange.answer = refuse_and_close
+        async with running(exchange, log, ("NO-SUCH",)) as feed:
+            with pytest.raises(FeedRefused):
+                await asyncio.wait_for(feed.task, PATIENCE_S)
+
+
+async def test_one_refused_channel_leaves_the_others_alone():
+    async def refuse_books(client, request):
+        await client.send(
+            type="error", message="Failed to subscribe", reason="level2 requires authentication"
+        )
+        await asyncio.sleep(0.01)  # the acknowledgement of the rest comes a moment later
+        await client.send(type="subscriptions", channels=[{"name": "matches", "product_ids": ["BTC-USD"]}])
+
+    log = Log()
+    async with Exchange() as exchange:
+        exchange.answer = refuse_books
+        async with running(exchange, log) as feed:
+            client = await exchange.client()
+            await until(lambda: feed.status.connected)
+            await client.match(1)
+            await until(lambda: log.of(Trade))
+            assert feed.status.last_refusal == "Failed to subscribe: level2 requires authentication"
+            assert feed.status.refused_requests == 1
+            assert reconnects(feed) == {}
+
+
+async def test_one_unknown_product_does_not_take_its_connection_with_it():
+    async def know_some(client, request):
+        answer = exchange.refuse if "NO-SUCH" in request["product_ids"] else exchange.accept
+        await answer(client, request)
+
+    log = Log()
+    settings = FeedSettings(
+        connection_products=2, connects_per_s=1000, backoff_first_s=0.001, tick_s=0.01, refused_s=0.05
+    )
+    async with Exchange() as exchange:
+        exchange.answer = know_some
+        async with running(exchange, log, ("A-USD", "B-USD", "C-USD", "NO-SUCH"), settings) as feed:
+            await until(lambda: {event.symbol for event in log.events} == {"A-USD", "B-USD", "C-USD"})
+            await until(lambda: feed.status.connected == 2)
+            assert reconnects(feed, 1) == {"refused": 1}
+
+
+async def test_a_message_of_an_unknown_type_is_counted_and_passed_over():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        client = await exchange.client()
+        await client.send(type="auction", product_id="BTC-USD")
+        await client.match(1)
+        await until(lambda: log.of(Trade))
+        assert feed.status.unknown_messages == {"auction": 1}
+        assert not log.dead
+
+
+async def test_a_snapshot_of_five_megabytes_passes():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        client = await exchange.client()
+        bids = [[f"{price / 100:.2f}", "0.12345678"] for price in range(1, 210_000)]
+        await client.snapshot(bids=bids)
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        assert feed.status.connections[0].bytes > 5_000_000
+        assert len(log.of(BookSnapshot)[1].bids) == len(bids)
+        assert reconnects(feed) == {}
+
+
+async def test_a_frame_over_the_limit_closes_the_connection_which_comes_back():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, backoff_first_s=0.001, tick_s=0.01, max_frame_bytes=10_000)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        client = await exchange.client()
+        await client.socket.send("x" * 9_999)
+        await until(lambda: log.dead)
+        with contextlib.suppress(ConnectionClosed):
+            await client.socket.send("x" * 10_001)
+        again = await exchange.client(1)
+        assert client.socket.close_code == 1009
+        await again.match(1)
+        await until(lambda: log.of(Trade))
+        assert reconnects(feed) == {"frame too big": 1}
+        assert len(log.dead) == 1
+
+
+async def test_a_full_sink_holds_up_the_socket():
+    log = Log()
+    frames = 400
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        client = await exchange.client()
+        await until(lambda: log.of(BookSnapshot))
+        log.open.clear()
+        sent = 0
+
+        async def flood():
+            nonlocal sent
+            for number in range(frames):
+                # What does not compress: buffers of sockets hold some hundred of the others.
+                await client.send(
+                    type="match", trade_id=number, sequence=1, side="buy", size="1", price="2", time=TIME,
+                    product_id="BTC-USD", pad=random.Random(number).randbytes(50_000).hex(),
+                )  # fmt: skip
+                sent += 1
+
+        flooding = asyncio.create_task(flood())
+        frames_before = feed.status.connections[0].frames
+        previous = -1
+        while sent != previous:  # until the sender stands still
+            previous = sent
+            await asyncio.sleep(0.3)
+        assert feed.status.connections[0].frames == frames_before + 1
+        assert sent < frames / 2, "the feed read on although nobody took its events"
+        log.open.set()
+        await until(lambda: len(log.of(Trade)) == frames)
+        await flooding
+        assert [trade.trade_id for trade in log.of(Trade)] == list(range(frames))
+
+
+async def test_an_error_of_the_sink_ends_the_feed():
+    async def fail(event):
+        raise RuntimeError("the sink is closed")
+
+    log = Log()
+    log.deliver = fail
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(feed.task, PATIENCE_S)
+
+
+async def test_cancelling_closes_the_sockets_quickly():
+    log = Log()
+    async with Exchange() as exchange:
+        async with running(exchange, log) as feed:
+            client = await exchange.client()
+            await until(lambda: feed.status.connected)
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
+        await asyncio.wait_for(client.socket.wait_closed(), PATIENCE_S)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ws://", "nonsense", "ws://[::1"])
+def test_an_address_that_is_no_websocket_is_told_at_once(url):
+    with pytest.raises(ConfigError, match="address"):
+        Feed(Codec, url, ["BTC-USD"], None, None)
+
+
+def test_no_products_are_told_at_once():
+    with pytest.raises(ConfigError, match="products"):
+        Feed(Codec, "ws://127.0.0.1:1", [], None, None)
+
+
+def test_a_refusal_without_a_reason_reads_well():
+    error = FeedRefused("coinbase", Refused("Failed", ""))
+    assert str(error) == "coinbase refused every subscription: Failed"
