@@ -16,7 +16,9 @@ from models.errors import RecordError
 Value = TypeVar("Value", bound=Any)
 
 
-def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Value]) -> dict[str, list[tuple[int, Value]]]:
+def by_symbol(
+    batch: RecordBatch, read: Callable[[bytes | None], Value]
+) -> dict[str, list[tuple[int, Value]]]:
     """Return the records of a batch as (offset, value), by symbol key, in the order of the log.
 
     A record that cannot be read, or whose key is not that of its symbol, is dead-lettered.

@@ -81,9 +81,7 @@ class Checkpoint:
         self._last_tick = time.monotonic()
         self._longest_sleep_s = 0.0
 
-    def source(
-        self, topic: str, start_of: Callable[[int, int], int], forget: Callable[[], None]
-    ) -> None:
+    def source(self, topic: str, start_of: Callable[[int, int], int], forget: Callable[[], None]) -> None:
         """Register an agent's topic: where to begin given (partition, committed), how to forget."""
         self.topics.add(topic)
         self._starts[topic] = start_of

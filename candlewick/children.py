@@ -122,6 +122,6 @@ class Child:
         process.send_signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), within_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             process.kill()
             await process.wait()

@@ -85,7 +85,8 @@ def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
 @settings_of("feed", "products", "speed", "seed", "data_dir", "port", "host", "broker", "exchange")
 def up(settings: config.Settings, exit_when_done: bool) -> None:
     """Everything on one machine: Kafka, feed, producer, worker, web views."""
-    from candlewick import jars, up as whole
+    from candlewick import jars
+    from candlewick import up as whole
 
     if not settings.broker:
         jars.resolve()  # before the event loop, so that Ctrl-C ends a download at once
@@ -93,7 +94,9 @@ def up(settings: config.Settings, exit_when_done: bool) -> None:
 
 
 @main.command()
-@click.option("--broker-port", type=click.IntRange(1, 65535), help="Port to listen on, if free; else a free one.")
+@click.option(
+    "--broker-port", type=click.IntRange(1, 65535), help="Port to listen on, if free; else a free one."
+)
 @settings_of("data_dir")
 def broker(settings: config.Settings, broker_port: int | None) -> None:
     """The embedded Kafka alone; prints its bootstrap address."""

@@ -41,47 +41,89 @@ class Settings(BaseModel):
         "", "Kafka to use, instead of the embedded one.", "host:port, several with commas", max_length=2000
     )
     feed: str = _setting("mock", "Where frames come from.", "mock, live, or a recording's file")
-    exchange: str = _setting("coinbase", "Exchange whose protocol the feed speaks.", "a name in producers/exchanges")
+    exchange: str = _setting(
+        "coinbase", "Exchange whose protocol the feed speaks.", "a name in producers/exchanges"
+    )
     products: tuple[str, ...] = _setting(
-        (), "Products to follow; none: the feed's own.", "product ids with commas, such as BTC-USD,ETH-USD",
+        (),
+        "Products to follow; none: the feed's own.",
+        "product ids with commas, such as BTC-USD,ETH-USD",
         "PRODUCT_ID",
     )
-    speed: float = _setting(1.0, "How fast mock and recording run; 0: as fast as it goes.", "0 to 10000", ge=0, le=10000)
+    speed: float = _setting(
+        1.0, "How fast mock and recording run; 0: as fast as it goes.", "0 to 10000", ge=0, le=10000
+    )
     seed: int = _setting(1, "Seed of the simulated market.", "a whole number from 0", ge=0)
     host: str = _setting("127.0.0.1", "Address that the web views bind.", "an address of this machine")
     port: int = _setting(6066, "Port of the web views.", "1 to 65535", ge=1, le=65535)
     advertised_host: str = _setting(
         "", "Name under which other workers reach this one; empty: the address it binds.", "a host name"
     )
-    mock_host: str = _setting("127.0.0.1", "Address that the mock exchange binds.", "an address of this machine", "MOCK_SERVER")
-    mock_port: int = _setting(0, "Port of the mock exchange; 0: a free one.", "0 to 65535", "MOCK_PORT", ge=0, le=65535)
+    mock_host: str = _setting(
+        "127.0.0.1", "Address that the mock exchange binds.", "an address of this machine", "MOCK_SERVER"
+    )
+    mock_port: int = _setting(
+        0, "Port of the mock exchange; 0: a free one.", "0 to 65535", "MOCK_PORT", ge=0, le=65535
+    )
     mock_levels: int = _setting(
         50, "Levels a side that the mock's snapshots carry.", "1 to 10000", "L2UPDATE_COUNT", ge=1, le=10000
     )
-    record_dir: str = _setting("", "Folder to keep raw frames in; empty: they are not kept.", "a folder", "DATA_STORE")
+    record_dir: str = _setting(
+        "", "Folder to keep raw frames in; empty: they are not kept.", "a folder", "DATA_STORE"
+    )
     app_id: str = _setting(
-        "candlewick", "Consumer group, and prefix of the tables' topics.", "letters, digits, . _ -",
+        "candlewick",
+        "Consumer group, and prefix of the tables' topics.",
+        "letters, digits, . _ -",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
     )
     worker_id: str = _setting(
-        "", "Name that a worker keeps over restarts, so that it has its partitions back at once.", "letters, digits, . _ -",
+        "",
+        "Name that a worker keeps over restarts, so that it has its partitions back at once.",
+        "letters, digits, . _ -",
         pattern=r"^[A-Za-z0-9._-]{0,100}$",
     )
-    partitions: int = _setting(8, "Partitions of each topic; fixed for the life of the topics.", "1 to 1000", ge=1, le=1000)
-    replication: int = _setting(1, "Copies of each topic.", "1 to 10", ge=1, le=10)
-    retention_days: float = _setting(7, "Days that trades and books stay in their topics.", "above 0 to 3650", gt=0, le=3650)
-    grace_s: float = _setting(10, "Seconds of event time that a candle waits for late trades.", "0 to 86400", ge=0, le=86400)
-    keyframe_s: float = _setting(30, "Seconds between two whole books in the log.", "1 to 3600", ge=1, le=3600)
-    heartbeat_s: float = _setting(5, "Seconds of quiet after which a heartbeat goes into the log.", "1 to 3600", ge=1, le=3600)
-    book_levels: int = _setting(10, "Levels a side that depth and imbalance sum up.", "1 to 1000", ge=1, le=1000)
-    connection_products: int = _setting(25, "Products that share one connection to the exchange.", "1 to 1000", ge=1, le=1000)
-    batch_records: int = _setting(2000, "Records that a worker takes at once.", "1 to 100000", ge=1, le=100000)
-    commit_s: float = _setting(1.0, "Seconds between two times that rows and offsets are written.", "0.05 to 60", ge=0.05, le=60)
-    rewind_records: int = _setting(
-        20_000, "Records before the committed offset that a worker reads again when it starts.", "0 to 10000000", ge=0, le=10_000_000
+    partitions: int = _setting(
+        8, "Partitions of each topic; fixed for the life of the topics.", "1 to 1000", ge=1, le=1000
     )
-    session_s: float = _setting(10, "Seconds without a sign of life after which a worker's partitions move.", "6 to 300", ge=6, le=300)
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is logged.", "debug, info, warning or error")
+    replication: int = _setting(1, "Copies of each topic.", "1 to 10", ge=1, le=10)
+    retention_days: float = _setting(
+        7, "Days that trades and books stay in their topics.", "above 0 to 3650", gt=0, le=3650
+    )
+    grace_s: float = _setting(
+        10, "Seconds of event time that a candle waits for late trades.", "0 to 86400", ge=0, le=86400
+    )
+    keyframe_s: float = _setting(
+        30, "Seconds between two whole books in the log.", "1 to 3600", ge=1, le=3600
+    )
+    heartbeat_s: float = _setting(
+        5, "Seconds of quiet after which a heartbeat goes into the log.", "1 to 3600", ge=1, le=3600
+    )
+    book_levels: int = _setting(
+        10, "Levels a side that depth and imbalance sum up.", "1 to 1000", ge=1, le=1000
+    )
+    connection_products: int = _setting(
+        25, "Products that share one connection to the exchange.", "1 to 1000", ge=1, le=1000
+    )
+    batch_records: int = _setting(
+        2000, "Records that a worker takes at once.", "1 to 100000", ge=1, le=100000
+    )
+    commit_s: float = _setting(
+        1.0, "Seconds between two times that rows and offsets are written.", "0.05 to 60", ge=0.05, le=60
+    )
+    rewind_records: int = _setting(
+        20_000,
+        "Records before the committed offset that a worker reads again when it starts.",
+        "0 to 10000000",
+        ge=0,
+        le=10_000_000,
+    )
+    session_s: float = _setting(
+        10, "Seconds without a sign of life after which a worker's partitions move.", "6 to 300", ge=6, le=300
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "What is logged.", "debug, info, warning or error"
+    )
 
     @field_validator("products", mode="before")
     @classmethod
@@ -143,7 +185,9 @@ def load(environ: Mapping[str, str], **options: Any) -> Settings:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         field = Settings.model_fields[name]
-        raise ConfigError(_spoken(name, environ, options), values.get(name), _extra(field, "may_be")) from None
+        raise ConfigError(
+            _spoken(name, environ, options), values.get(name), _extra(field, "may_be")
+        ) from None
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
@@ -169,7 +213,16 @@ def _spoken(name: str, environ: Mapping[str, str], options: Mapping[str, Any]) -
 
 
 def _is_true(name: str, text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
     if text.strip().lower() not in words:
         raise ConfigError(name, text, "true or false")
     return words[text.strip().lower()]

@@ -37,7 +37,9 @@ def prepare(data_dir: Path) -> Path:
             version.write_text(VERSION + "\n")
         found = version.read_text(errors="replace").strip()
     except OSError as error:
-        raise ConfigError("data_dir", str(data_dir), f"a folder that can be written ({error.strerror})") from None
+        raise ConfigError(
+            "data_dir", str(data_dir), f"a folder that can be written ({error.strerror})"
+        ) from None
     if found != VERSION:
         raise StateError(
             f"{path} holds format {found[:20]!r}, this program writes {VERSION}: "

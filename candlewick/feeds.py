@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ LIVE_PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "LTC-USD")
 
 CATCH_UP_S = 3600
 """How long ago a simulated market may have begun for a restart to go on with the same one."""
+
+EARLIER_US = 365 * 86_400 * 1_000_000
+"""How long before the present a market begins that runs faster or slower than time."""
 
 
 class Source(NamedTuple):
@@ -48,7 +51,9 @@ def resolve(settings: Settings) -> Source:
         return Source("url", feed, None, settings.products or LIVE_PRODUCTS)
     path = Path(feed)
     if not path.is_file():
-        raise ConfigError("feed", feed, "mock, live, ws://…, wss://…, or the file of a recording: there is no such file")
+        raise ConfigError(
+            "feed", feed, "mock, live, ws://…, wss://…, or the file of a recording: there is no such file"
+        )
     held = tuple(recording.products_of(path))
     absent = [product for product in settings.products if product not in held]
     if absent:
@@ -62,24 +67,34 @@ def mock_exchange(settings: Settings, source: Source) -> MockExchange:
     if source.file is not None:
         what = source.file
     else:
-        what = Simulation(source.products, settings.seed, since_us=_market_began(settings, source))
-    return MockExchange(what, settings.mock_host, settings.mock_port, settings.speed, levels=settings.mock_levels)
+        what = Simulation(source.products, settings.seed, **_market_times(settings, source))
+    return MockExchange(
+        what, settings.mock_host, settings.mock_port, settings.speed, levels=settings.mock_levels
+    )
 
 
-def _market_began(settings: Settings, source: Source) -> int | None:
-    """Return when this data directory's market began, so that a restart goes on with its trades."""
-    if settings.speed != 1:
-        return None
-    path = Path(settings.data_dir) / "market.json"
-    market = {"seed": settings.seed, "products": list(source.products), "levels": settings.mock_levels}
+def _market_times(settings: Settings, source: Source) -> dict[str, Any]:
+    """Return where the market is in its own time. It goes on from start to start of a data directory,
+    while we are away as well: the same trades at speed 1, where it began not long ago."""
+    if not settings.speed:
+        return {}
     now_us = time.time_ns() // 1000
+    market = {"seed": settings.seed, "products": list(source.products), "levels": settings.mock_levels}
+    began_us = _began(Path(settings.data_dir) / "market.json", {**market, "speed": settings.speed}, now_us)
+    if settings.speed != 1:
+        return {"start_us": min(now_us, began_us - EARLIER_US + int((now_us - began_us) * settings.speed))}
+    return {"since_us": began_us} if now_us - began_us < CATCH_UP_S * 1_000_000 else {}
+
+
+def _began(path: Path, market: dict[str, object], now_us: int) -> int:
+    """Return when this data directory's market began; a market of other settings begins now."""
     try:
         kept = msgspec.json.decode(path.read_bytes())
-        since_us = int(kept.pop("since_us"))
-        if kept == market and 0 <= now_us - since_us < CATCH_UP_S * 1_000_000:
-            return since_us
+        began_us = int(kept.pop("began_us"))
+        if kept == market and began_us <= now_us:
+            return began_us
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        pass  # none was kept, or it cannot be read: a new market
+        pass  # none was kept, or it cannot be read
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode({**market, "since_us": now_us}))
+    path.write_bytes(msgspec.json.encode({**market, "began_us": now_us}))
     return now_us

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.errors import CandlewickError
+
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
@@ -138,7 +140,7 @@ the one Kafka's own distribution ships. Made by: resolve the two with jgo, drop 
 nothing refers to, take size and SHA-256 of files whose published SHA-1 agrees."""
 
 
-class BrokerError(Exception):
+class BrokerError(CandlewickError):
     """A broker, or a tool of Kafka, cannot run; the text says what to do."""
 
 

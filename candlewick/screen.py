@@ -38,7 +38,9 @@ class Screen:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
             self._live = None
@@ -80,7 +82,9 @@ class Screen:
                 self._ids[name] = last
         if self._is_ready and not self._live and now - self._told_at > PLAIN_EVERY_S:
             self._told_at = now
-            parts = [f"{p['product_id']} {p['price']} spread {p['book']['spread']}" for p in status["products"][:8]]
+            parts = [
+                f"{p['product_id']} {p['price']} spread {p['book']['spread']}" for p in status["products"][:8]
+            ]
             self.say(f"{sum(self._rates.values()):.1f} trades/s, lag {self._lag()}: {', '.join(parts)}")
 
     def _lag(self) -> int:
@@ -89,10 +93,17 @@ class Screen:
     def _picture(self) -> Panel:
         parts = Table.grid(padding=(0, 2))
         for name, (state, detail) in self._components.items():
-            parts.add_row(Text("●", STATES.get(state, "white")), name, Text(state, STATES.get(state, "white")), Text(detail, "dim"))
+            parts.add_row(
+                Text("●", STATES.get(state, "white")),
+                name,
+                Text(state, STATES.get(state, "white")),
+                Text(detail, "dim"),
+            )
         for feed in self._status.get("feeds", ()):
             if feed.get("error"):
-                parts.add_row(Text("!", "red"), f"feed {feed.get('exchange')}", Text(str(feed["error"]), "red"))
+                parts.add_row(
+                    Text("!", "red"), f"feed {feed.get('exchange')}", Text(str(feed["error"]), "red")
+                )
         market = Table(box=None, padding=(0, 2), header_style="dim")
         for column in ("product", "price", "spread", "bid", "ask", "trades/s", "trades 1m", "book", "gaps"):
             market.add_column(column, justify="left" if column in {"product", "book"} else "right")
@@ -116,9 +127,17 @@ class Screen:
         foot = Text(f"{sum(self._rates.values()):.1f} trades/s   lag {self._lag()} records", "bold")
         if self._is_ready:
             foot.append(f"   {self._url}/stats/1m/BTC-USD   Ctrl-C ends it", "dim")
-        body = Group(parts, Text(), market if self._status.get("products") else Text("waiting for the first trade", "dim"), Text(), foot)
+        body = Group(
+            parts,
+            Text(),
+            market if self._status.get("products") else Text("waiting for the first trade", "dim"),
+            Text(),
+            foot,
+        )
         title = "candlewick" + ("" if self._is_ready else ", starting")
-        return Panel(body, title=title, title_align="left", border_style="green" if self._is_ready else "yellow")
+        return Panel(
+            body, title=title, title_align="left", border_style="green" if self._is_ready else "yellow"
+        )
 
 
 def fail(error: object) -> None:

@@ -48,7 +48,9 @@ async def run_mock(settings: Settings) -> None:
     """Run the mock exchange until asked to end."""
     source = feeds.resolve(settings)
     if source.url:
-        raise ConfigError("feed", settings.feed, "mock, or the file of a recording: nothing else can be mocked")
+        raise ConfigError(
+            "feed", settings.feed, "mock, or the file of a recording: nothing else can be mocked"
+        )
     exchange = feeds.mock_exchange(settings, source)
     stop = stop_event()
     await exchange.start()
@@ -85,7 +87,10 @@ async def run_producer(settings: Settings) -> None:
 def run_worker(settings: Settings) -> None:
     """Become ``faust -A candlewick.app worker``; returns only with an error."""
     data_dir = datadir.prepare(settings.data_dir)
-    env = {**settings.env(), env_name("data_dir"): str(data_dir), env_name("broker"): broker_address.find(settings)}
+    bootstrap = broker_address.find(settings)
+    # Faust would do it too, and say what is wrong between forty lines of its own.
+    asyncio.run(ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication))
+    env = {**settings.env(), env_name("data_dir"): str(data_dir), env_name("broker"): bootstrap}
     with datadir.locked(data_dir / "tables" / "worker.lock", "worker", "give this one its own --data-dir"):
         os.environ.update(env)
         from faust.cli.faust import cli

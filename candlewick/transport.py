@@ -177,7 +177,7 @@ class BatchConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
         try:
             await asyncio.wait_for(self.force_commit(), REVOKE_LIMIT_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.log.error("rows could not be written within %s s of a revoke", REVOKE_LIMIT_S)
             await self.crash(RuntimeError("rows were not written before partitions moved"))
         finally:
@@ -190,7 +190,7 @@ class BatchConsumer(driver.Consumer):
         """Write a last checkpoint. What cannot be written in time is folded again at the next start."""
         try:
             await asyncio.wait_for(self.commit(), STOP_LIMIT_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.log.warning("stopped without a last checkpoint: the broker did not answer")
 
     async def perform_seek(self) -> None:

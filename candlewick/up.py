@@ -86,7 +86,9 @@ async def _run(
         if not source.url:
             mock = await _child(stack, screen, watch, "mock exchange", ["mock-exchange"], env, data_dir)
             url = await mock.first_line("mock exchange at ", READY_WITHIN_S)
-            screen.component("mock exchange", "up", f"{url}, {source.file.name if source.file else 'simulated market'}")
+            screen.component(
+                "mock exchange", "up", f"{url}, {source.file.name if source.file else 'simulated market'}"
+            )
             env["CANDLEWICK_FEED"] = url
             mock_url = url.replace("ws://", "http://").rstrip("/") + "/mock/status"
         env["CANDLEWICK_WORKER_ID"] = settings.worker_id or "up"
@@ -123,7 +125,7 @@ class Web:
         try:
             async with self._session.get(url) as answer:
                 return answer.status, await answer.json(content_type=None)
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+        except (TimeoutError, aiohttp.ClientError, ValueError):
             return 0, None
 
 
@@ -160,7 +162,9 @@ async def _follow(
         if time.monotonic() > end:
             told = (status or {}).get("feeds") or []
             error = next((feed["error"] for feed in told if feed.get("error")), None)
-            raise NotReady(error or f"not ready within {READY_WITHIN_S:.0f} s; see {worker.log} and {producer.log}")
+            raise NotReady(
+                error or f"not ready within {READY_WITHIN_S:.0f} s; see {worker.log} and {producer.log}"
+            )
         await asyncio.sleep(0.1)
     screen.ready()
     settled = 0

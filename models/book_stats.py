@@ -233,9 +233,8 @@ class BookTape:
             self._unsampled = news and in_step
             self.held = Held(0, in_step)
             return
-        if held.at_us:
-            if SMALLEST.start_of(at_us) != SMALLEST.start_of(held.at_us):
-                self._roll_over(offset, at_us, held, changes)
+        if held.at_us and SMALLEST.start_of(at_us) != SMALLEST.start_of(held.at_us):
+            self._roll_over(offset, at_us, held, changes)
         if self._run is None:
             self._run = BookStats(mids=held.mids, in_step=held.in_step)
             self._run_first = offset

@@ -39,7 +39,9 @@ class Recorder:
         writer = self._writers.get(product)
         if writer is None:
             started_us = time.time_ns() // 1000
-            writer = self._writers[product] = RecordingWriter(self._directory, self._exchange, product, started_us)
+            writer = self._writers[product] = RecordingWriter(
+                self._directory, self._exchange, product, started_us
+            )
         writer.write(text, received_time_us)
         self.frames += 1
         if self.frames % FLUSH_EVERY == 0:

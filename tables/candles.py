@@ -9,7 +9,9 @@ from candlewick.app import app, settings
 from models.tape import CandleRow, TapeState
 from tables.rows import RowTable
 
-table: RowTable[TapeState, CandleRow] = RowTable(app, topics.CANDLES, TapeState, CandleRow, settings.partitions)
+table: RowTable[TapeState, CandleRow] = RowTable(
+    app, topics.CANDLES, TapeState, CandleRow, settings.partitions
+)
 
 
 class Found(NamedTuple):

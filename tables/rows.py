@@ -163,7 +163,9 @@ class RowTable(Table, Generic[State, Row]):
     def begin(self, highwaters: dict[TP, int]) -> None:
         """Note the end of each changelog partition, where our own records go next."""
         self._next_offset = {
-            tp.partition: offset + 1 for tp, offset in highwaters.items() if tp.topic == self.changelog_topic_name
+            tp.partition: offset + 1
+            for tp, offset in highwaters.items()
+            if tp.topic == self.changelog_topic_name
         }
 
     def stored(self, partition: int, key: bytes) -> bytes | None:

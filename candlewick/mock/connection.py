@@ -64,7 +64,7 @@ class Connection:
         self._plan, self._tally, self._max_queue = plan, tally, max_queue
         self._injector = Injector(plan, number)
         self._queue: deque[tuple[Action | Close, bool]] = deque()
-        self._queued = 0
+        self._queued = self._greeted = 0
         self._stalled = False
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -81,6 +81,11 @@ class Connection:
         now = asyncio.get_running_loop().time()
         for action in self._injector.pass_on(frame.product, frame.kind, frame.text, now):
             self._put(action, trade)
+
+    def greet(self, frame: Frame) -> None:
+        """Queue what a new subscriber gets first; however large, it does not make him slow."""
+        self._greeted += len(frame.text)
+        self._put(frame.text, False)
 
     def send_text(self, text: str) -> None:
         """Queue an answer of the server."""
@@ -147,6 +152,8 @@ class Connection:
         self._tally.trades += trades
         if self._queued < ROOM:
             self._room.set()
+        if not self._queued:
+            self._greeted = 0
         return other
 
     async def _act(self, action: NotText, ws: web.WebSocketResponse, transport: asyncio.Transport) -> bool:
@@ -173,14 +180,14 @@ class Connection:
             self._queued += len(action)
             if self._queued > ROOM:
                 self._room.clear()
-                if self._queued > self._max_queue and not self._stalled:
+                if self._queued - self._greeted > self._max_queue and not self._stalled:
                     self._give_up()
         self._wake.set()
 
     def _give_up(self) -> None:
         """The client reads too slowly: say so, and forget what it did not take."""
         self._queue.clear()
-        self._queued = 0
+        self._queued = self._greeted = 0
         self.send_text(error_text("ErrSlowConsume", "too many messages are backed up"))
         self.close(WSCloseCode.POLICY_VIOLATION, "ErrSlowConsume")
 

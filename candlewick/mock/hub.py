@@ -107,7 +107,7 @@ class Hub:
                     connection.beats[frame.product] = now
 
     async def room(self) -> None:
-        """Wait until every connection can take more."""
+        """Wait until every connection can take more: one that does not read holds up all."""
         for connection in list(self.connections):
             await connection.room()
 
@@ -162,7 +162,7 @@ class Hub:
                 if product in channels.get(channel, ()):
                     frame = self.source.greeting(product, channel)
                     if frame is not None:
-                        connection.send(frame)
+                        connection.greet(frame)
 
     def _unsubscribe(self, connection: Connection, channels: dict[str, tuple[str, ...]]) -> None:
         for channel, products in channels.items():

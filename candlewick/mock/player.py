@@ -38,8 +38,8 @@ from models.decimals import EXACT, parse, plain
 from models.times import parse_rfc3339
 from producers.recording import RecordingError, read
 
-_SLICE = 200
-"""Frames between two looks at the sockets, when none of them has to wait for its time."""
+_SLICE = 64 * 1024
+"""Characters, about, between two looks at the sockets: one recorded snapshot can be 5 MB."""
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
@@ -332,7 +332,7 @@ class RecordedSource:
         heapq.heapify(heap)
         loop = asyncio.get_running_loop()
         zero: tuple[float, int] | None = None  # loop time and receipt of the first frame
-        unbroken = 0
+        unseen = 0
         while heap:
             tape = heap[0][2]
             if not self._hub.wanted(tape.product):
@@ -355,8 +355,9 @@ class RecordedSource:
                 heapq.heappop(heap)
             else:
                 heapq.heapreplace(heap, (tape.marks[tape.position].index, tape.product, tape))
-            unbroken += 1
-            if unbroken % _SLICE == 0:
+            unseen += len(frame.text)
+            if unseen > _SLICE:
+                unseen = 0
                 await self._hub.room()
                 await asyncio.sleep(0)
 

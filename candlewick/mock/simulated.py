@@ -178,7 +178,12 @@ class SimulatedSource:
         """Return the market's time."""
         if not self._speed:
             return max((market.now_us for market in self._market.markets.values()), default=self._origin_us)
-        return self._origin_us + int((self._clock_us() - self._zero_us) * self._speed)
+        now_us = self._clock_us()
+        # A fast market that has caught up with the present goes on at its pace: no exchange sends
+        # times that are still to come.
+        return min(
+            self._origin_us + int((now_us - self._zero_us) * self._speed), max(now_us, self._origin_us)
+        )
 
     async def _catch_up(self, since_us: int) -> None:
         for product in self.products:

@@ -24,12 +24,16 @@ known: dict[str, dict[str, Any]] = {}
 def connected() -> bool:
     """Say whether any feed is connected now."""
     oldest_us = (time.time() - FRESH_S) * 1_000_000
-    return any(feed.get("state") == "connected" and feed.get("updated_us", 0) > oldest_us for feed in known.values())
+    return any(
+        feed.get("state") == "connected" and feed.get("updated_us", 0) > oldest_us for feed in known.values()
+    )
 
 
 def products(exchange: str) -> set[str]:
     """Return the products that feeds of an exchange say they follow."""
-    return {product for feed in known.values() if feed.get("exchange") == exchange for product in feed["products"]}
+    return {
+        product for feed in known.values() if feed.get("exchange") == exchange for product in feed["products"]
+    }
 
 
 @app.service

@@ -7,7 +7,6 @@ are passed on, headers are not.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import aiohttp
@@ -61,11 +60,17 @@ async def ask(url: URL, path: str) -> tuple[int, bytes, str]:
         Problem: it did not answer.
     """
     try:
-        async with app.http_client.get(url.join(URL(path)), headers={ONE_HOP: "1"}, timeout=TIMEOUT) as answer:
+        async with app.http_client.get(
+            url.join(URL(path)), headers={ONE_HOP: "1"}, timeout=TIMEOUT
+        ) as answer:
             return answer.status, await answer.read(), answer.content_type
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except (TimeoutError, aiohttp.ClientError) as error:
         raise Problem(
-            503, "worker-unreachable", "Another worker has this", f"{url} did not answer: {error!r}", retry_after_s=2
+            503,
+            "worker-unreachable",
+            "Another worker has this",
+            f"{url} did not answer: {error!r}",
+            retry_after_s=2,
         ) from None
 
 

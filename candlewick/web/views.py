@@ -45,13 +45,18 @@ def page(path: str) -> Callable[[View], View]:
                 answer = await view(request, **parts)
             except Problem as problem:
                 return web.bytes(
-                    problem.body(request.path), content_type=CONTENT_TYPE, status=problem.status, headers=problem.headers
+                    problem.body(request.path),
+                    content_type=CONTENT_TYPE,
+                    status=problem.status,
+                    headers=problem.headers,
                 )
             if isinstance(answer, tuple):
                 status, body, content_type = answer
                 return web.bytes(body, content_type=content_type, status=status)
             return web.bytes(
-                msgspec.json.encode(answer), content_type="application/json", headers={"Cache-Control": "no-cache"}
+                msgspec.json.encode(answer),
+                content_type="application/json",
+                headers={"Cache-Control": "no-cache"},
             )
 
         registered: View = handle
@@ -87,7 +92,11 @@ async def stats(request: Any, window: str, product_id: str) -> Any:
 def describe_stats(
     partition: int, exchange: str, product_id: str, window: Window, at_us: int | None, closed: bool
 ) -> dict[str, Any]:
-    """Return the body of `stats`, from this worker's tables."""
+    """Return the body of `stats`, from this worker's tables.
+
+    Without a time these are the last candle and the last book statistics of that window. In a
+    minute without a trade so far they are not of the same minute, so the book tells its own start.
+    """
     symbol_key = f"{exchange}:{product_id}"
     tape = candles.state(partition, symbol_key)
     book = book_stats.state(partition, symbol_key)
@@ -95,35 +104,41 @@ def describe_stats(
         if product_id in feeds.products(exchange):
             raise no_data(f"no trade and no book of {product_id} yet")
         raise unknown_product(product_id)
-    if at_us is not None:
-        start_us: int | None = window.start_of(at_us)
-    else:
-        starts = [
-            (state.latest_closed if closed else state.latest).get(window.name) for state in (tape, book) if state
-        ]
-        start_us = max((start for start in starts if start is not None), default=None)
-    if start_us is None:
-        raise no_data(f"no {'closed ' if closed else ''}{window.name} window of {product_id} yet")
-    candle = candles.at(partition, symbol_key, window.name, start_us)
-    row = book_stats.at(partition, symbol_key, window.name, start_us)
+    name = window.name
+    starts = [
+        window.start_of(at_us)
+        if at_us is not None
+        else (state.latest_closed if closed else state.latest).get(name)
+        if state
+        else None
+        for state in (tape, book)
+    ]
+    candle = candles.at(partition, symbol_key, name, starts[0]) if starts[0] is not None else None
+    row = book_stats.at(partition, symbol_key, name, starts[1]) if starts[1] is not None else None
     if candle is None and row is None:
-        raise no_data(f"no trade and no book of {product_id} in the {window.name} window at {rfc3339(start_us)}")
+        which = "closed " if closed else "" if at_us is None else f"at {rfc3339(window.start_of(at_us))} "
+        raise no_data(f"no trade and no book of {product_id} in a {which}{name} window")
+    start_us = candle.start_us if candle else starts[1]
+    assert start_us is not None
     return {
         "exchange": exchange,
         "product_id": product_id,
-        "window": window.name,
+        "window": name,
         "start": rfc3339(start_us),
         "end": rfc3339(window.end_of(start_us)),
         "start_ms": start_us // 1000,
-        "candle": describe(window, start_us, candle.row, candle.state)["candle"] if candle else None,
-        "book": describe_book(partition, symbol_key, row) if row else None,
+        "candle": describe(window, candle.start_us, candle.row, candle.state)["candle"] if candle else None,
+        "book": describe_book(partition, symbol_key, starts[1], row)
+        if row and starts[1] is not None
+        else None,
     }
 
 
-def describe_book(partition: int, symbol_key: str, row: BookStatsRow) -> dict[str, Any]:
+def describe_book(partition: int, symbol_key: str, start_us: int, row: BookStatsRow) -> dict[str, Any]:
     """Return a window's book statistics; whether the book is in step is said as of now."""
     live = books.tapes.get((partition, symbol_key))
     return {
+        "start": rfc3339(start_us),
         **row.stats.figures(),
         "state": "closed" if row.closed else "open",
         "in_step": row.stats.in_step if row.closed else live is not None and live.in_step,
@@ -162,7 +177,9 @@ async def status(request: Any) -> Any:
 async def add_others(answer: dict[str, Any]) -> None:
     """Add what the other workers say to this one's status."""
     urls = sorted(peers.others())
-    answers = await asyncio.gather(*(peers.ask(url, "/v1/status?local=true") for url in urls), return_exceptions=True)
+    answers = await asyncio.gather(
+        *(peers.ask(url, "/v1/status?local=true") for url in urls), return_exceptions=True
+    )
     for url, other in zip(urls, answers, strict=True):
         if isinstance(other, tuple) and other[0] == 200:
             told = msgspec.json.decode(other[1])
@@ -175,11 +192,18 @@ async def add_others(answer: dict[str, Any]) -> None:
 def describe_status() -> dict[str, Any]:
     """Return this worker's part of the status."""
     ready = peers.is_ready()
-    lag = {f"{tp.topic}-{tp.partition}": records for tp, records in sorted(app.consumer.lag().items())} if ready else {}
+    lag = (
+        {f"{tp.topic}-{tp.partition}": records for tp, records in sorted(app.consumer.lag().items())}
+        if ready
+        else {}
+    )
     products = []
     if ready:
         for partition in sorted(p for p, url in peers.owners().items() if peers.is_ours(p)):
-            keys = {*candles.table.rows(partition).symbol_keys(), *book_stats.table.rows(partition).symbol_keys()}
+            keys = {
+                *candles.table.rows(partition).symbol_keys(),
+                *book_stats.table.rows(partition).symbol_keys(),
+            }
             products += [describe_product(partition, key) for key in keys]
     return {
         "feeds": list(feeds.known.values()),
@@ -205,7 +229,11 @@ def describe_product(partition: int, symbol_key: str) -> dict[str, Any]:
     trade = tape.last_trade if tape else None
     minute = candles.latest(partition, symbol_key, "1m")
     day = candles.latest(partition, symbol_key, "1d")
-    row = book_stats.at(partition, symbol_key, "1m", book.latest["1m"]) if book and "1m" in book.latest else None
+    row = (
+        book_stats.at(partition, symbol_key, "1m", book.latest["1m"])
+        if book and "1m" in book.latest
+        else None
+    )
     figures = row.stats.figures() if row else {}
     return {
         "exchange": exchange,
@@ -221,7 +249,11 @@ def describe_product(partition: int, symbol_key: str) -> dict[str, Any]:
         "gaps": max(0, len(tape.seen) - 1) if tape else 0,
         "duplicates": tape.duplicates if tape else 0,
         "book": {
-            "state": "none" if book is None else "in step" if live is not None and live.in_step else "out of step",
+            "state": "none"
+            if book is None
+            else "in step"
+            if live is not None and live.in_step
+            else "out of step",
             "highest_bid": figures.get("highest_bid"),
             "lowest_ask": figures.get("lowest_ask"),
             "spread": figures.get("spread"),

@@ -180,7 +180,7 @@ async def test_a_stall_sends_nothing_and_keeps_the_connection(serve: Serve, dial
 
 
 async def test_faults_set_while_running_act_at_once(serve: Serve, dial: Dial, rest: Rest) -> None:
-    exchange = await serve(Simulation(products=("BTC-USD",), trades_per_s=100))
+    exchange = await serve(Simulation(products=("BTC-USD",), trades_per_s=3000))
     client = await dial(exchange)
     await client.subscribe(["BTC-USD"], "matches")
     await client.texts(5, "match")

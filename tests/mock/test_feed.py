@@ -231,6 +231,24 @@ async def test_a_market_goes_on_while_a_client_is_away_and_rest_has_what_it_miss
     assert [row["trade_id"] for row in rows if row["trade_id"] > seen] == list(reversed(missed))
 
 
+async def test_an_unpaced_market_waits_while_nobody_is_subscribed(
+    serve: Serve, dial: Dial, rest: Rest
+) -> None:
+    exchange = await serve(small(products=("BTC-USD",), max_trades=200_000), speed=0)
+    first = await dial(exchange, max_queue=1)
+    await first.subscribe(["BTC-USD"], "matches")
+    await first.texts(10, "match")
+    await first.send({"type": "unsubscribe", "channels": ["matches"]})
+    await first.until(lambda frame: frame["type"] == "subscriptions")
+    newest = {(await rest(exchange, "/products/BTC-USD/trades?limit=1"))[1][0]["trade_id"] for _ in range(30)}
+    second = await dial(exchange, max_queue=1)
+    await second.subscribe(["BTC-USD"], "matches")
+    last, following = await second.frame(), await second.frame()
+    assert newest == {last["trade_id"]}
+    assert following["trade_id"] == last["trade_id"] + 1
+    assert not exchange.status()["done"]
+
+
 async def test_a_server_that_comes_back_has_the_same_trades_and_went_on(
     serve: Serve, dial: Dial, rest: Rest
 ) -> None:

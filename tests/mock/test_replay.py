@@ -211,12 +211,12 @@ async def test_recorded_heartbeats_are_sent_and_none_is_made_up_beside_them(
     serve: Serve, dial: Dial, tape: MakeTape
 ) -> None:
     beat = f'{{"type":"heartbeat","product_id":"A-B","sequence":1,"last_trade_id":1,"time":"{when(1)}"}}'
-    exchange = await serve(tape([match("A-B", 1), beat, match("A-B", 2)], step_s=0.6))
+    exchange = await serve(tape([match("A-B", 1), beat], step_s=1.2))
     client = await dial(exchange)
     await client.subscribe(["A-B"], "matches", "heartbeat")
-    while client.raw[-1:] != [match("A-B", 2)]:
+    while client.raw[-1:] != [beat]:
         await client.text()
-    assert client.raw[1:] == [match("A-B", 1), beat, match("A-B", 2)]
+    assert client.raw[1:] == [match("A-B", 1), beat]
 
 
 async def test_rest_serves_what_was_played_and_no_more(
@@ -235,6 +235,21 @@ async def test_rest_serves_what_was_played_and_no_more(
     assert (book["bids"], book["asks"]) == ([["10.00", "1.0", 1]], [["12.00", "1.0", 1]])
     _, ticker, _ = await rest(exchange, "/products/A-B/ticker")
     assert (ticker["trade_id"], ticker["price"], ticker["volume"]) == (19, "119.50", "1.90")
+
+
+async def test_a_recording_larger_than_the_queue_waits_for_its_reader(
+    serve: Serve, dial: Dial, tape: MakeTape
+) -> None:
+    levels = ",".join(f'["{price}.00","1"]' for price in range(20, 20_000))
+    big = f'{{"type":"snapshot","product_id":"A-B","asks":[{levels}],"bids":[["10.00","1"]]}}'
+    frames = [match("A-B", 1), *[big] * 40, match("A-B", 2)]
+    exchange = await serve(tape(frames, step_s=None), max_queue=2 << 20)
+    client = await dial(exchange)
+    await client.subscribe(["A-B"], *FEED)
+    await client.texts(1, "match")
+    assert not exchange.status()["done"]  # 12 MB fit in no buffer
+    await client.texts(41, "match", "snapshot")
+    assert client.raw[1:] == frames
 
 
 async def test_a_recording_that_cannot_be_served_is_refused(

@@ -1,0 +1,81 @@
+# What a developer does here. Needs python3 (3.11 or newer), make and git; the rest comes into .venv.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.stamp
+ARGS ?=
+
+# The stamp holds the folder that .venv was made for: scripts in a copied or moved one name the old place.
+ifneq ($(shell test -x $(BIN)/python && cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test check test-broker bench golden lock format clean lint
+
+help:
+	@echo "make TARGET [ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Make .venv from requirements.lock, and fetch Kafka's jars; the second time there is nothing to do
+	@$(BIN)/python -c 'import sys; sys.excepthook = lambda _, error, __: print("make:", error, file=sys.stderr); \
+		from candlewick import jars; jars.resolve()' || \
+		echo "make: the rest is ready; the jars come with the first command that needs them" >&2
+
+up: $(STAMP) ## Run everything on this machine; ARGS go to `candlewick up`, such as ARGS='--feed live'
+	@exec $(BIN)/candlewick up $(ARGS)
+
+test: lint ## Everything: format, lint, types, and all tests, those on a real Kafka too
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint ## Format, lint, types and the pure tests, in under a minute
+	$(BIN)/python -m pytest -q -m "not broker" $(ARGS)
+
+test-broker: $(STAMP) ## Only the tests that start a real Kafka
+	$(BIN)/python -m pytest -m broker $(ARGS)
+
+bench: $(STAMP) ## Timings: every program in bench/
+	@set -e; for timing in bench/*.py; do \
+		test -f "$$timing" || { echo "make: bench/ holds no timings" >&2; exit 1; }; \
+		echo "$$timing"; $(BIN)/python "$$timing" $(ARGS); \
+	done
+
+golden: $(STAMP) ## Rewrite the expected values of the golden frames; review the difference
+	$(BIN)/python tests/producers/test_golden.py
+
+lock: $(STAMP) ## Write requirements.lock anew; ARGS=--upgrade takes newer versions
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --custom-compile-command "make lock" --group dev $(ARGS) pyproject.toml -o requirements.lock
+
+format: $(STAMP) ## Format the code, and mend what the linter can
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format
+
+clean: ## Remove .venv and caches; data stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# --python: an activated environment of another project must not be the one that is changed.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: Candlewick needs Python 3.11 or newer, and $(PYTHON) is: `$(PYTHON) --version 2>&1`." >&2; \
+		echo "make: name a newer one, as in: make PYTHON=python3.13 setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		package=`$(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'`; \
+		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install $$package" >&2; exit 1; }
+	@echo "making .venv from requirements.lock"
+	@set -e; \
+	if test -x $(BIN)/python && { ! test -e $(STAMP) || test "`cat $(STAMP)`" = "$(CURDIR)"; }; then :; \
+	else $(PYTHON) -m venv --clear .venv; fi; \
+	rm -f $(STAMP); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "$(CURDIR)" > $(STAMP)

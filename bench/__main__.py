@@ -1,0 +1,126 @@
+"""``python -m bench``: measure, show, and keep the figures in ``build/bench.json``.
+
+Everything is started here and ends with this process: each measurement has a Kafka of its own,
+on loopback, in a temporary folder. One that fails is said at the end; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from bench import machine, report
+from bench.catchup import catch_up
+from bench.figures import Figures, Measure, Plan
+from bench.live import live
+from bench.memory import producer_memory, worker_memory
+from bench.pure import book_fold, candle_fold, codec
+from bench.sinking import sink
+from candlewick import jars
+from models.errors import CandlewickError
+
+RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench.json"
+MEASUREMENTS: dict[str, Measure] = {
+    "candle-fold": candle_fold,
+    "book-fold": book_fold,
+    "codec": codec,
+    "sink": sink,
+    "catch-up": catch_up("catch-up", products=8, batch_records=1_000, share=1.0),
+    "catch-up-800": catch_up("catch-up, 800 products", products=800, batch_records=1_000, share=1.0),
+    "catch-up-live-log": catch_up("catch-up, live log", products=8, batch_records=10, share=0.5),
+    "worker-memory": worker_memory,
+    "producer-memory": producer_memory,
+    "live": live,
+}
+LIMIT_S = 1_800.0
+"""A measurement that takes longer is given up."""
+QUICK_TRADES = 100_000
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Measure this alone; may be repeated.")
+@click.option(
+    "--trades", type=click.IntRange(1_000, 20_000_000), default=1_000_000, show_default=True,
+    help="Trades in the log of a catch-up; the other measurements take a part of them.",
+)  # fmt: skip
+@click.option("--runs", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each measurement.")
+@click.option("--quick", is_flag=True, help=f"One run of {QUICK_TRADES:,} trades: does it work, not how fast it is.")
+def main(only: tuple[str, ...], trades: int, runs: int, quick: bool) -> None:
+    """Time the parts and the whole, on this machine."""
+    if quick:
+        trades, runs = min(trades, QUICK_TRADES), 1
+    structlog.configure(processors=[_only_warnings, structlog.dev.ConsoleRenderer()])
+    console = Console()
+    chosen = {name: measure for name, measure in MEASUREMENTS.items() if not only or name in only}
+    try:
+        jars.resolve()
+        results = asyncio.run(_measure(chosen, trades, runs))
+    except CandlewickError as error:
+        sys.exit(f"bench: {error}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("bench: ended before it was done")
+    report.show(results, console)
+    report.keep(results, RESULTS)
+    console.print(f"kept in {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+    sys.exit(bool(results.failures))
+
+
+async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report.Results:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    results = report.Results(
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        machine=machine.describe(),
+        versions=machine.versions(),
+        options={"trades": trades, "runs": runs, "only": list(chosen)},
+        figures=[],
+        failures={},
+    )
+    began = time.monotonic()
+    with _progress() as progress, tempfile.TemporaryDirectory(prefix="candlewick-bench-") as folder:
+        for name, measure in chosen.items():
+            bar = progress.add_task(name, total=1.0, what="")
+            figures = Figures()
+            own = Path(folder) / name
+            own.mkdir()
+            plan = Plan(trades, runs, own, lambda what, done, bar=bar: progress.update(bar, completed=done, what=what))
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    await measure(plan, figures)
+                progress.update(bar, completed=1.0, what="done")
+            except (CandlewickError, TimeoutError) as error:
+                results.failures[name] = str(error) or f"not done within {LIMIT_S:.0f} s"
+                progress.update(bar, what="failed")
+            results.figures += [(name, figure) for figure in figures.all()]
+    results.seconds = time.monotonic() - began
+    return results
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}"), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+def _only_warnings(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if method in ("debug", "info"):
+        raise structlog.DropEvent
+    return event
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

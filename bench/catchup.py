@@ -1,0 +1,107 @@
+"""Catch-up: a worker that finds a log before it, timed from its readiness to the last trade."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from decimal import Decimal
+
+from bench import log, market
+from bench.figures import Figures, Inexact, Measure, Need, Plan
+from bench.worker import Worker
+from candlewick.broker import EmbeddedBroker
+from candlewick.config import Settings
+
+NEED = Need(">=", 100_000)
+SLOWEST = 5_000
+"""Trades a second under which a run is given up."""
+LOADING = 0.4
+"""The share of the whole time that writing the log takes, about."""
+
+
+def catch_up(name: str, products: int, batch_records: int, share: float) -> Measure:
+    """Return a measurement of a log of so many products, so many records to a Kafka batch."""
+
+    async def measure(plan: Plan, figures: Figures) -> None:
+        count = min(market.MOST_TRADES, plan.part(share, plan.trades))
+        settings = Settings(data_dir=plan.folder)
+        async with EmbeddedBroker(plan.folder / "broker") as broker:
+            start_us = market.midnight(time.time_ns() // 1000)
+            names = market.symbols(products, settings.partitions)
+            written = await log.write(
+                broker.bootstrap, settings, market.trades(names, count, start_us), batch_records,
+                lambda done: plan.step(f"writing {count:,} trades", LOADING * done / count),
+            )  # fmt: skip
+            for run in range(plan.runs):
+                tell = _teller(plan, f"catching up, run {run + 1}", run)
+                await _one_run(name, broker.bootstrap, plan, written, figures, products, batch_records, tell)
+
+    return measure
+
+
+def _teller(plan: Plan, what: str, run: int) -> Callable[[float], None]:
+    return lambda done: plan.step(what, LOADING + (1 - LOADING) * (run + done) / plan.runs)
+
+
+async def _one_run(
+    name: str,
+    bootstrap: str,
+    plan: Plan,
+    written: log.Written,
+    figures: Figures,
+    products: int,
+    batch_records: int,
+    tell: Callable[[float], None],
+) -> None:
+    count = written.counts.total()
+    last = list(written.last.values())
+    began = time.monotonic()
+    async with Worker(bootstrap, plan.folder) as worker:
+        tell(0)
+        ready = await worker.until_ready(last[0])
+        cpu_s = worker.cpu_s()
+        # A partition is done when the symbol of its last record is, so eight symbols tell of all.
+        for done, symbol in enumerate(last):
+            await worker.until_folded(symbol, written.counts[symbol], 30 + count / SLOWEST)
+            tell((done + 1) / (len(last) + 1))
+        seconds = time.monotonic() - ready
+        cpu_s = worker.cpu_s() - cpu_s
+        worker.rss()
+        await check(worker, written)
+        peak_rss = worker.peak_rss
+    shutil.rmtree(worker.settings.data_dir, ignore_errors=True)
+    what = (
+        f"{count:,} trades of {products} products, one a record, {batch_records} to a Kafka batch: "
+        "fetch, read, fold into 1m, 1h, 1d, changelog and RocksDB"
+    )
+    figures.add(name, "trades/s", count / seconds, f"{what}; from tables ready to the last trade in /stats", NEED)
+    figures.add(f"{name}, CPU", "s/million", cpu_s / count * 1e6, "processor time of the worker alone, all threads")
+    figures.add(f"{name}, cores", "cores", cpu_s / seconds, "processor time over time")
+    figures.add(f"{name}, peak RSS", "MiB", peak_rss / 2**20, "the worker, sampled every 10 ms or so")
+    figures.add(f"{name}, start", "s", ready - began, "from the start of the process to tables ready")
+
+
+async def check(worker: Worker, written: log.Written) -> None:
+    """Compare every product's 1d candle with what is in the log.
+
+    Raises:
+        Inexact: a trade is missing, or was counted twice.
+    """
+    status, body = await worker.get("/v1/status?local=true")
+    if status != 200:
+        raise Inexact(f"/v1/status answered {status}")
+    found = {product["product_id"]: product for product in body["products"]}
+    for symbol, count in written.counts.items():
+        product = found.get(symbol, {})
+        counted = product.get("trades_1d", 0), product.get("gaps"), product.get("duplicates")
+        if counted != (count, 0, 0):
+            raise Inexact(f"{symbol}: {count} trades are in the log, (trades, gaps, duplicates) are {counted}")
+    total = sum(product["trades_1d"] for product in found.values())
+    if total != written.counts.total():
+        raise Inexact(f"{written.counts.total()} trades are in the log, {total} in the candles")
+    for symbol in written.last.values():
+        _, body = await worker.get(f"/stats/1d/{symbol}")
+        volume = Decimal(body["candle"]["volume"])
+        if volume != written.volumes[symbol]:
+            raise Inexact(f"{symbol}: a volume of {written.volumes[symbol]} is in the log, {volume} in the candle")

@@ -1,0 +1,74 @@
+"""What is shown at the end, and what is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import Figure
+
+VERDICT = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
+
+
+class Results(msgspec.Struct):
+    """Everything that one start of the program found."""
+
+    began: str
+    seconds: float
+    machine: dict[str, str]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    figures: list[tuple[str, Figure]]
+    """By the measurement's name."""
+    failures: dict[str, str]
+    """Why a measurement gave no figures, by its name."""
+
+
+def show(results: Results, console: Console) -> None:
+    """Print machine, versions and figures."""
+    facts = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in {**results.machine, **results.versions}.items():
+        facts.add_row(name, value)
+    console.print(facts)
+    table = Table(caption=f"{results.options['runs']} runs, {results.seconds:.0f} s in all; compared: the median")
+    table.add_column("figure", overflow="fold")
+    for heading in ("min", "median", "max"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("needs", no_wrap=True)
+    table.add_column("includes", overflow="fold", style="dim", ratio=1)
+    group = ""
+    for name, figure in results.figures:
+        if group and name != group:
+            table.add_section()
+        group = name
+        needs = f"{figure.need.sign} {_number(figure.need.limit)} {VERDICT[figure.is_met]}" if figure.need else ""
+        table.add_row(
+            figure.name, _number(min(figure.values)), _number(figure.median), _number(max(figure.values)),
+            figure.unit, needs, figure.includes,
+        )  # fmt: skip
+    console.print(table)
+    for name, reason in results.failures.items():
+        console.print(f"[red]{name} failed:[/] {reason}", highlight=False)
+
+
+def keep(results: Results, path: Path) -> None:
+    """Write the results as JSON, whole or not at all."""
+    body = {
+        **{name: getattr(results, name) for name in ("began", "seconds", "machine", "versions", "options", "failures")},
+        "figures": [{"measurement": name, **figure.as_json()} for name, figure in results.figures],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+    os.replace(beside, path)
+
+
+def _number(value: float) -> str:
+    """Write three significant digits, or whole thousands."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
