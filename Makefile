@@ -36,11 +36,8 @@ check: lint ## Format, lint, types and the pure tests, in under a minute
 test-broker: $(STAMP) ## Only the tests that start a real Kafka
 	$(BIN)/python -m pytest -m broker $(ARGS)
 
-bench: $(STAMP) ## Timings: every program in bench/
-	@set -e; for timing in bench/*.py; do \
-		test -f "$$timing" || { echo "make: bench/ holds no timings" >&2; exit 1; }; \
-		echo "$$timing"; $(BIN)/python "$$timing" $(ARGS); \
-	done
+bench: $(STAMP) ## Timings of this machine
+	$(BIN)/python -m bench $(ARGS)
 
 golden: $(STAMP) ## Rewrite the expected values of the golden frames; review the difference
 	$(BIN)/python tests/producers/test_golden.py

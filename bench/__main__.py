@@ -7,30 +7,35 @@ on loopback, in a temporary folder. One that fails is said at the end; the other
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from bench import machine, report
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
 from bench.live import live
+from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
-from bench.pure import book_fold, candle_fold, codec
+from bench.pure import book_fold, candle_fold, codec, reference
 from bench.sinking import sink
 from candlewick import jars
 from models.errors import CandlewickError
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench.json"
 MEASUREMENTS: dict[str, Measure] = {
+    "reference": reference,
     "candle-fold": candle_fold,
     "book-fold": book_fold,
     "codec": codec,
@@ -48,17 +53,26 @@ QUICK_TRADES = 100_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Measure this alone; may be repeated.")
 @click.option(
-    "--trades", type=click.IntRange(1_000, 20_000_000), default=1_000_000, show_default=True,
+    "--only",
+    multiple=True,
+    type=click.Choice(list(MEASUREMENTS)),
+    help="Measure this alone; may be repeated.",
+)
+@click.option(
+    "--trades", type=click.IntRange(1_000, MOST_TRADES), default=1_000_000, show_default=True,
     help="Trades in the log of a catch-up; the other measurements take a part of them.",
 )  # fmt: skip
-@click.option("--runs", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each measurement.")
-@click.option("--quick", is_flag=True, help=f"One run of {QUICK_TRADES:,} trades: does it work, not how fast it is.")
+@click.option("--runs", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each figure.")
+@click.option(
+    "--quick", is_flag=True, help=f"One run of {QUICK_TRADES:,} trades: does it work, not how fast."
+)
 def main(only: tuple[str, ...], trades: int, runs: int, quick: bool) -> None:
     """Time the parts and the whole, on this machine."""
     if quick:
         trades, runs = min(trades, QUICK_TRADES), 1
+    # A new topic has no leader for a moment, and aiokafka says so with each batch that it sends again.
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
     structlog.configure(processors=[_only_warnings, structlog.dev.ConsoleRenderer()])
     console = Console()
     chosen = {name: measure for name, measure in MEASUREMENTS.items() if not only or name in only}
@@ -71,7 +85,7 @@ def main(only: tuple[str, ...], trades: int, runs: int, quick: bool) -> None:
         sys.exit("bench: ended before it was done")
     report.show(results, console)
     report.keep(results, RESULTS)
-    console.print(f"kept in {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+    console.print(f"kept in {os.path.relpath(RESULTS)}")
     sys.exit(bool(results.failures))
 
 
@@ -95,7 +109,7 @@ async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report
             figures = Figures()
             own = Path(folder) / name
             own.mkdir()
-            plan = Plan(trades, runs, own, lambda what, done, bar=bar: progress.update(bar, completed=done, what=what))
+            plan = Plan(trades, runs, own, _teller(progress, bar))
             try:
                 async with asyncio.timeout(LIMIT_S):
                     await measure(plan, figures)
@@ -108,6 +122,10 @@ async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report
     return results
 
 
+def _teller(progress: Progress, bar: TaskID) -> Callable[[str, float], None]:
+    return lambda what, done: progress.update(bar, completed=done, what=what)
+
+
 def _progress() -> Progress:
     console = Console(stderr=True)
     return Progress(
@@ -116,7 +134,10 @@ def _progress() -> Progress:
     )  # fmt: skip
 
 
-def _only_warnings(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _only_warnings(
+    logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Keep what would break the picture, and tells nothing here, off the terminal."""
     if method in ("debug", "info"):
         raise structlog.DropEvent
     return event

@@ -42,7 +42,8 @@ async def live(plan: Plan, figures: Figures) -> None:
                 try:
                     await asyncio.sleep(WARM_UP_S)
                     cpu_s, began = worker.cpu_s(), time.monotonic()
-                    latencies = [await _probe(worker, sink, run * probes + index + 1) for index in range(probes)]
+                    first = run * probes + 1
+                    latencies = [await _probe(worker, sink, first + index) for index in range(probes)]
                     cpu_s, seconds = worker.cpu_s() - cpu_s, time.monotonic() - began
                 finally:
                     others.cancel()
@@ -54,7 +55,8 @@ async def live(plan: Plan, figures: Figures) -> None:
             )
             figures.add("live latency, p50", "ms", percentiles[49] * 1000, what)
             figures.add("live latency, p99", "ms", percentiles[98] * 1000, "the same probes")
-            figures.add("live, worker cores", "cores", cpu_s / seconds, "the worker's processor time over time, our polls included")
+            what = "processor time of the worker over time, our polls included"
+            figures.add("live, worker cores", "cores", cpu_s / seconds, what)
 
 
 async def _keep_putting(sink: Sink, names: list[str], run: int) -> None:

@@ -102,7 +102,8 @@ def deltas(
         bids: list[Level] = []
         asks: list[Level] = []
         for _ in range(changes):
-            size = Decimal(chance.randrange(1, 500_000_000)).scaleb(-8) if chance.random() < 0.875 else Decimal(0)
+            stays = chance.random() < 0.875
+            size = Decimal(chance.randrange(1, 500_000_000)).scaleb(-8) if stays else Decimal(0)
             # Most changes are near the touch.
             level = min(int(chance.expovariate(0.1)), LEVELS - 1)
             if chance.random() < 0.5:

@@ -49,30 +49,33 @@ async def worker_memory(plan: Plan, figures: Figures) -> None:
             plan.step(f"folding them, run {run + 1}", 0.4 + 0.6 * run / plan.runs)
             async with Worker(broker.bootstrap, plan.folder) as worker:
                 await worker.until_ready(names[0])
-                products = await _all_folded(worker, trades)
+                await _all_folded(worker, trades)
                 samples = await _watch(worker)
+            name = f"worker with {PRODUCTS} products"
             figures.add(
-                f"worker with {PRODUCTS} products", "MiB", median(samples) / 2**20,
-                f"RSS once all is folded: {trades:,} trades and {PRODUCTS * (DELTAS + 1):,} book frames of an hour, "
-                f"{market.LEVELS} levels a side, {len(products)} books in step; RocksDB and web views included",
+                name, "MiB", median(samples) / 2**20,
+                f"RSS once all is folded: {trades:,} trades, {PRODUCTS * (DELTAS + 1):,} book frames of an hour, "
+                f"{market.LEVELS} levels a side; RocksDB and web views included",
                 NEED,
             )  # fmt: skip
-            figures.add(
-                f"worker with {PRODUCTS} products, peak", "MiB", worker.peak_rss / 2**20, "RSS at its highest, since the start"
-            )
+            figures.add(f"{name}, peak", "MiB", worker.peak_rss / 2**20, "RSS at its highest, sampled")
 
 
 async def producer_memory(plan: Plan, figures: Figures) -> None:
     """Measure a producer that follows as many products of the mock exchange."""
     names = market.symbols(PRODUCTS, 8)
-    common = {"products": tuple(names), "mock_levels": market.LEVELS}
     seconds = 10.0 if plan.trades < 1_000_000 else 30.0
     async with EmbeddedBroker(plan.folder / "broker") as broker:
-        settings = Settings(data_dir=plan.folder / "produce", broker=broker.bootstrap, **common)
+        settings = Settings(
+            data_dir=plan.folder / "produce",
+            broker=broker.bootstrap,
+            products=tuple(names),
+            mock_levels=market.LEVELS,
+        )
         await ensure_topics(broker.bootstrap, topics.specs(settings))
         for run in range(plan.runs):
             plan.step(f"following {PRODUCTS} products, run {run + 1}", run / plan.runs)
-            mock = Settings(data_dir=plan.folder / "mock", speed=1.0, **common)
+            mock = settings.model_copy(update={"data_dir": plan.folder / "mock"})
             async with Process("mock exchange", ["mock-exchange"], mock) as exchange:
                 url = await exchange.child.first_line("mock exchange at ", 60.0)
                 chosen = settings.model_copy(update={"feed": url})
@@ -80,8 +83,8 @@ async def producer_memory(plan: Plan, figures: Figures) -> None:
                     samples = await _watch(producer, seconds)
             figures.add(
                 f"producer with {PRODUCTS} products", "MiB", samples[-1] / 2**20,
-                f"RSS after {seconds:.0f} s of the mock exchange: books of {market.LEVELS} levels a side and trades "
-                "over WebSocket into Kafka",
+                f"RSS after {seconds:.0f} s of the mock exchange: books of {market.LEVELS} levels a side and "
+                "trades over WebSocket into Kafka",
             )  # fmt: skip
 
 
@@ -91,25 +94,26 @@ def _hour(names: list[str], trades: int) -> Iterator[Trade | BookSnapshot | Book
     for name in names:
         yield market.snapshot(name, start_us)
     frames = len(names) * DELTAS
-    yield from heapq.merge(
+    both: list[Iterator[Trade | BookDelta]] = [
         market.deltas(names, frames, CHANGES, start_us, HOUR_US // frames),
         market.trades(names, trades, start_us, HOUR_US // trades),
-        key=lambda event: event.event_time_us or 0,
-    )
+    ]
+    yield from heapq.merge(*both, key=lambda event: event.event_time_us or 0)
 
 
-async def _all_folded(worker: Worker, trades: int) -> list[dict[str, object]]:
-    """Wait until the lag is nothing and every trade is in a candle; return the status of the products."""
+async def _all_folded(worker: Worker, trades: int) -> None:
+    """Wait until every trade is in a candle, and every book in step."""
     end = time.monotonic() + FOLDED_WITHIN_S
     folded = 0
     while time.monotonic() < end:
         _, body = await worker.get("/v1/status?local=true")
-        products: list[dict[str, object]] = (body or {}).get("products", [])
-        folded = sum(int(str(product["trades_1d"])) for product in products)
+        products = (body or {}).get("products", [])
+        folded = sum(product["trades_1d"] for product in products)
         if folded > trades:
             raise Inexact(f"{trades} trades are in the log, {folded} in the candles")
-        if folded == trades and not body["workers"][0]["lag_records"]:
-            return [product for product in products if product["book"]["state"] == "in step"]  # type: ignore[index]
+        books = sum(product["book"]["state"] == "in step" for product in products)
+        if (folded, books) == (trades, PRODUCTS) and not body["workers"][0]["lag_records"]:
+            return
         worker.rss()
         await asyncio.sleep(1.0)
     raise TooSlow(f"{folded} of {trades} trades were folded within {FOLDED_WITHIN_S:.0f} s")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import TypeVar
 
 from bench import market
@@ -25,10 +26,23 @@ DEPTH = 10
 """Levels a side that a book's statistics sum up; the setting's default."""
 CHANGES = (1, 12)
 """Level changes in a frame: a calm product's, and what 50 ms of a lively one gather."""
+REFERENCE = 5_000_000
 BOOK_NEED = Need(">=", 100_000)
 
 Value = TypeVar("Value", Trade | Heartbeat, BookRecord)
 Batch = list[tuple[int, bytes]]
+
+
+async def reference(plan: Plan, figures: Figures) -> None:
+    """Measure a loop that never changes: what differs between its runs is the machine."""
+    for run in range(max(3, plan.runs)):
+        plan.step(f"run {run + 1}", run / max(3, plan.runs))
+        await asyncio.sleep(0)
+        seconds = timed(add_decimals)
+        figures.add(
+            "reference", "additions/s", REFERENCE / seconds,
+            "Decimal additions in a Python loop that never changes: its spread is the machine's noise",
+        )  # fmt: skip
 
 
 async def candle_fold(plan: Plan, figures: Figures) -> None:
@@ -48,7 +62,7 @@ async def candle_fold(plan: Plan, figures: Figures) -> None:
             raise Inexact(f"{count} trades were folded into candles of {folded}")
         figures.add(
             "candle fold", "trades/s", count / seconds,
-            f"read_trade and Tape.fold into 1m, 1h, 1d; batches of {BATCH:,} records of {SYMBOLS} symbols, mixed",
+            f"read_trade and Tape.fold into 1m, 1h, 1d; {BATCH:,} records of {SYMBOLS} symbols a batch",
         )  # fmt: skip
 
 
@@ -63,7 +77,8 @@ async def book_fold(plan: Plan, figures: Figures) -> None:
         deltas = market.deltas(names, frames, changes, START_US, market.STEP_US)
         batches = in_batches([*snapshots, *(delta.to_json() for delta in deltas)])
         for run in range(plan.runs):
-            plan.step(f"folding them, run {run + 1}", (index + (run + 0.5) / (plan.runs + 0.5)) / len(CHANGES))
+            done = (index + (run + 0.5) / (plan.runs + 0.5)) / len(CHANGES)
+            plan.step(f"folding them, run {run + 1}", done)
             await asyncio.sleep(0)
             rows: dict[tuple[str, str, int], BookStatsRow] = {}
             seconds = timed(lambda rows=rows, batches=batches: fold_books(names, batches, rows))  # type: ignore[misc]
@@ -72,8 +87,8 @@ async def book_fold(plan: Plan, figures: Figures) -> None:
                 raise Inexact(f"{frames + len(names)} book frames were folded into statistics of {folded}")
             figures.add(
                 f"book fold, {changes} a frame", "level changes/s", frames * changes / seconds,
-                f"read_book and BookTape.fold into 1m, 1h, 1d; {market.LEVELS} levels a side, depth of {DEPTH}; "
-                f"batches of {BATCH:,} records of {SYMBOLS} symbols, mixed",
+                f"read_book and BookTape.fold into 1m, 1h, 1d; {market.LEVELS} levels a side; "
+                f"{BATCH:,} records of {SYMBOLS} symbols a batch",
                 BOOK_NEED,
             )  # fmt: skip
 
@@ -102,6 +117,13 @@ async def codec(plan: Plan, figures: Figures) -> None:
                 f"codec, l2update of {changes}", "level changes/s", len(frames) * changes / seconds,
                 "Coinbase text to a checked BookDelta",
             )  # fmt: skip
+
+
+def add_decimals() -> None:
+    """Add up `REFERENCE` decimals."""
+    total, size = Decimal(0), Decimal("0.01500000")
+    for _ in range(REFERENCE):
+        total += size
 
 
 def timed(work: Callable[[], None]) -> float:

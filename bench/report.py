@@ -35,22 +35,21 @@ def show(results: Results, console: Console) -> None:
     for name, value in {**results.machine, **results.versions}.items():
         facts.add_row(name, value)
     console.print(facts)
-    table = Table(caption=f"{results.options['runs']} runs, {results.seconds:.0f} s in all; compared: the median")
-    table.add_column("figure", overflow="fold")
+    table = Table(caption=f"{results.options['runs']} runs; {results.seconds:.0f} s in all", expand=True)
+    table.add_column("figure, and what it includes", ratio=1)
     for heading in ("min", "median", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    table.add_column("needs", no_wrap=True)
-    table.add_column("includes", overflow="fold", style="dim", ratio=1)
+    table.add_column("median needs", no_wrap=True)
     group = ""
     for name, figure in results.figures:
         if group and name != group:
             table.add_section()
         group = name
-        needs = f"{figure.need.sign} {_number(figure.need.limit)} {VERDICT[figure.is_met]}" if figure.need else ""
+        need = figure.need
         table.add_row(
-            figure.name, _number(min(figure.values)), _number(figure.median), _number(max(figure.values)),
-            figure.unit, needs, figure.includes,
+            f"[bold]{figure.name}[/], {figure.unit}\n[dim]{figure.includes}[/]",
+            _number(min(figure.values)), _number(figure.median), _number(max(figure.values)),
+            f"{need.sign} {_number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
         )  # fmt: skip
     console.print(table)
     for name, reason in results.failures.items():
@@ -60,7 +59,7 @@ def show(results: Results, console: Console) -> None:
 def keep(results: Results, path: Path) -> None:
     """Write the results as JSON, whole or not at all."""
     body = {
-        **{name: getattr(results, name) for name in ("began", "seconds", "machine", "versions", "options", "failures")},
+        **msgspec.structs.asdict(results),
         "figures": [{"measurement": name, **figure.as_json()} for name, figure in results.figures],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

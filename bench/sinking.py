@@ -35,6 +35,8 @@ async def sink(plan: Plan, figures: Figures) -> None:
                 cpu_s = time.process_time() - cpu_began
             figures.add(
                 "sink", "trades/s", count / seconds,
-                f"Sink.put of a Trade of {SYMBOLS} symbols to the broker's acknowledgement: JSON, zstd, idempotent",
+                f"Sink.put of trades of {SYMBOLS} symbols to the broker's acknowledgement: JSON, zstd, acks=all",
             )  # fmt: skip
-            figures.add("sink, CPU", "s/million", cpu_s / count * 1e6, "processor time of the producing process")
+            figures.add(
+                "sink, CPU", "s/million", cpu_s / count * 1e6, "processor time of the process that puts"
+            )

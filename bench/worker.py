@@ -70,7 +70,7 @@ class Process:
         return sum(sum(process.cpu_times()[:2]) for process in self._family())
 
     def _family(self) -> list[psutil.Process]:
-        """Return the process, and what it started: outside Linux the guard is the parent (candlewick.guard)."""
+        """Return the process, and its own: outside Linux, ours is the guard (candlewick.guard)."""
         self.must_live()
         assert self._process is not None
         try:
@@ -85,9 +85,7 @@ class Worker(Process):
     def __init__(self, bootstrap: str, folder: Path) -> None:
         name = f"bench-{secrets.token_hex(4)}"
         self.port = free_port()
-        settings = Settings(
-            data_dir=folder / name, broker=bootstrap, app_id=name, port=self.port, log_level="warning"
-        )
+        settings = Settings(data_dir=folder / name, broker=bootstrap, app_id=name, port=self.port)
         super().__init__("worker", ["worker"], settings)
         self._web: aiohttp.ClientSession | None = None
 
@@ -138,7 +136,8 @@ class Worker(Process):
             if folded.get("trade_count", 0) >= count:
                 return
             if time.monotonic() > end:
-                raise TooSlow(f"{folded.get('trade_count', 0)} of {count} trades of {symbol} were folded in time")
+                done = folded.get("trade_count", 0)
+                raise TooSlow(f"{done} of {count} trades of {symbol} were folded in {within_s:.0f} s")
             self.rss()
             await asyncio.sleep(POLL_S)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import faust
 
-from candlewick import broker_address, config, topics
+from candlewick import broker_address, config, datadir, topics
 from candlewick.checkpoint import Checkpoint
 from candlewick.transport import BatchTransport
 from models.errors import CandlewickError
@@ -28,6 +28,7 @@ class Application(faust.App):
     def __init__(self, settings: config.Settings, **options: Any) -> None:
         self.settings = settings
         self.bootstrap = broker_address.find(settings)
+        (datadir.prepare(settings.data_dir) / "tables").mkdir(exist_ok=True)
         self.checkpoint = Checkpoint(self, settings.session_s)
         brokers = [f"aiokafka://{address.strip()}" for address in self.bootstrap.split(",")]
         super().__init__(settings.app_id, broker=brokers, **options)
@@ -36,7 +37,6 @@ class Application(faust.App):
 
     async def on_first_start(self) -> None:
         """Make the topics, or say what is wrong with them, before anything is subscribed."""
-        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
         try:
             await ensure_topics(
                 self.bootstrap, topics.specs(self.settings), replication=self.settings.replication

@@ -118,9 +118,8 @@ class Checkpoint:
         self._longest_sleep_s = max(self._longest_sleep_s, now - self._last_tick)
         self._last_tick = now
         if self._longest_sleep_s > self._session_s:
-            raise Frozen(
-                f"the process did not run for {self._longest_sleep_s:.1f} s, over its session of {self._session_s} s"
-            )
+            slept = f"the process did not run for {self._longest_sleep_s:.1f} s"
+            raise Frozen(f"{slept}, over its session of {self._session_s} s")
 
     def start_of(self, tp: TP, committed: int) -> int:
         """Return the offset to begin with."""

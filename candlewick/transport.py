@@ -125,11 +125,11 @@ class BatchConsumer(driver.Consumer):
 
     async def _read_changelogs_again(self, records: dict[TP, Any]) -> None:
         recovery = self.app.tables.recovery
-        again = {
-            tp: max(0, recovery.active_offsets[tp])
-            for tp in records
-            if tp in recovery.active_tps and recovery.in_recovery
-        }
+        if not recovery.in_recovery:
+            return
+        # None: recovery has not yet decided where to begin, and will seek there itself.
+        offsets = {tp: recovery.active_offsets[tp] for tp in records if tp in recovery.active_tps}
+        again = {tp: max(0, offset) for tp, offset in offsets.items() if offset is not None}
         if again:
             await self._thread.seek_wait(again)
 

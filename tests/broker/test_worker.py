@@ -1,0 +1,200 @@
+"""Workers on a real broker: killed, doubled, fed with rubbish, and old recordings in young topics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from decimal import Decimal
+
+import aiokafka
+import pytest
+from rig import free_port, get, until
+
+from candlewick import config, topics
+from models.trade import Trade
+from producers.sink import Sink, TopicSpec, ensure_topics
+
+pytestmark = pytest.mark.broker
+
+SYMBOLS = ["AAA-USD", "BBB-USD", "CCC-USD", "DDD-USD", "EEE-USD", "FFF-USD"]
+START_US = 1_790_000_040_000_000
+
+
+def trades(symbol: str, first: int, count: int) -> list[Trade]:
+    return [
+        Trade(
+            "coinbase", symbol, trade_id, Decimal(100 + trade_id % 7), Decimal("0.00000003") * (trade_id % 5 + 1),
+            "buy" if trade_id % 2 else "sell", START_US + trade_id * 10_000, START_US + trade_id * 10_000,
+        )
+        for trade_id in range(first, first + count)
+    ]  # fmt: skip
+
+
+async def send(kafka: str, events: list[Trade]) -> None:
+    await ensure_topics(kafka, topics.specs(config.load({})))
+    async with Sink(kafka) as sink:
+        for event in events:
+            await sink.put(event)
+        await sink.flush()
+
+
+class Worker:
+    def __init__(self, run, kafka: str, folder, app_id: str, **env: str) -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.start = lambda: run(
+            "worker", "--broker", kafka, "--data-dir", str(folder), "--port", str(self.port), "--worker-id", folder.name,
+            CANDLEWICK_APP_ID=app_id, CANDLEWICK_SESSION_S="6", CANDLEWICK_COMMIT_S="0.2", **env,
+        )  # fmt: skip
+        self.command = self.start()
+
+    def day(self, symbol: str) -> dict | None:
+        status, body = get(f"{self.base}/stats/1d/{symbol}")
+        return body["candle"] if status == 200 else None
+
+    def has(self, symbol: str, count: int) -> dict | None:
+        candle = self.day(symbol)
+        return candle if candle and candle["trade_count"] == count else None
+
+
+def test_a_killed_worker_counts_every_trade_once(run, kafka, tmp_path):
+    asyncio.run(send(kafka, [t for s in SYMBOLS for t in trades(s, 1, 2000)]))
+    worker = Worker(run, kafka, tmp_path / "one", "killed")
+    until(lambda: worker.day(SYMBOLS[0]))
+    for round_ in range(1, 4):
+        worker.command.end(signal.SIGKILL)
+        asyncio.run(send(kafka, [t for s in SYMBOLS for t in trades(s, 2000 * round_ + 1, 2000)]))
+        worker.command = worker.start()
+        until(lambda: worker.day(SYMBOLS[0]))  # killed again in the middle of its work
+    for symbol in SYMBOLS:
+        candle = until(lambda symbol=symbol: worker.has(symbol, 8000))
+        expected = trades(symbol, 1, 8000)
+        assert Decimal(candle["volume"]) == sum(t.size for t in expected)
+        assert Decimal(candle["quote_volume"]) == sum(t.price * t.size for t in expected)
+        assert (candle["first_trade_id"], candle["last_trade_id"]) == (1, 8000)
+        assert candle["missing_trades"] == 0
+        assert candle["complete"] is True
+
+
+def test_either_of_two_workers_answers_for_all_and_one_takes_over_for_the_other(run, kafka, tmp_path):
+    asyncio.run(send(kafka, [t for s in SYMBOLS for t in trades(s, 1, 8000)]))  # the same trades again
+    first = Worker(run, kafka, tmp_path / "first", "pair")
+    until(lambda: all(first.has(symbol, 8000) for symbol in SYMBOLS))
+    second = Worker(run, kafka, tmp_path / "second", "pair")
+
+    def shared() -> bool:
+        status, body = get(f"{second.base}/v1/status")
+        ready = status == 200 and [w for w in body["workers"] if w["ready"]]
+        return bool(ready) and len(ready) == 2 and len(body["products"]) == len(SYMBOLS)
+
+    until(shared)
+    owned = {p["product_id"] for p in get(f"{second.base}/v1/status?local=true")[1]["products"]}
+    assert 0 < len(owned) < len(SYMBOLS)  # else the requests below pass through nobody
+    for symbol in SYMBOLS:
+        answers = [get(f"{worker.base}/stats/1h/{symbol}?at=2026-09-21T14:14:10Z") for worker in (first, second)]
+        assert answers[0][0] == 200
+        assert answers[0] == answers[1]
+    first.command.end(signal.SIGKILL)
+    until(lambda: all(second.has(symbol, 8000) for symbol in SYMBOLS))
+
+
+def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_the_rest_counts(run, kafka, tmp_path):
+    rubbish = [b"\xff\xfe", b"{}", b"[1,2]", b'{"exchange":"coinbase"}', b"null", b"", None, b"[" * 5000]
+    wrong_price = json.loads(trades("POI-USD", 9999, 1)[0].to_json())
+
+    async def poison() -> None:
+        await ensure_topics(kafka, topics.specs(config.load({})))
+        async with aiokafka.AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+            for number in range(1, 101):
+                trade = trades("POI-USD", number, 1)[0]
+                await producer.send(topics.TRADES, trade.to_json(), b"coinbase:POI-USD")
+                if number % 10 == 0:
+                    for value in rubbish:
+                        await producer.send(topics.TRADES, value, b"coinbase:POI-USD")
+                    for price in ("NaN", "Infinity", "-1", "0", "1e400", "1" * 40):
+                        value = json.dumps({**wrong_price, "price": price}).encode()
+                        await producer.send(topics.TRADES, value, b"coinbase:POI-USD")
+                    await producer.send(topics.TRADES, trade.to_json(), b"coinbase:OTHER-USD")  # wrong key
+            await producer.flush()
+
+    asyncio.run(poison())
+    worker = Worker(run, kafka, tmp_path / "poisoned", "poisoned")
+    until(lambda: worker.has("POI-USD", 100))
+
+    async def letters() -> list[dict]:
+        async with aiokafka.AIOKafkaConsumer(
+            topics.DEAD_LETTERS, bootstrap_servers=kafka, auto_offset_reset="earliest"
+        ) as consumer:
+            found: list[dict] = []
+            async with asyncio.timeout(30):
+                while len(found) < 10 * (len(rubbish) + 7):
+                    for records in (await consumer.getmany(timeout_ms=500)).values():
+                        found += [json.loads(record.value) for record in records]
+            return found
+
+    found = asyncio.run(letters())
+    assert len(found) == 10 * (len(rubbish) + 7)
+    assert all(letter["source"].startswith("trades[") and letter["reason"] for letter in found)
+    until(lambda: get(f"{worker.base}/v1/status")[1]["workers"][0]["lag_records"] == 0)
+
+
+def test_a_topic_with_another_partition_count_is_refused_in_one_line(run, kafka, tmp_path):
+    asyncio.run(ensure_topics(kafka, topics.specs(config.load({}))))
+    worker = Worker(run, kafka, tmp_path / "four", "four", CANDLEWICK_PARTITIONS="4")
+    assert worker.command.process.wait(60) == 1
+    assert "candlewick: topic trades has 8 partitions, but needs 4: " in worker.command.said()
+    assert "Traceback" not in worker.command.said()
+
+
+def test_what_a_user_asks_wrongly_is_answered_with_its_problem(run, kafka, tmp_path):
+    asyncio.run(send(kafka, trades("WEB-USD", 1, 10)))
+    worker = Worker(run, kafka, tmp_path / "web", "web")
+    until(lambda: worker.has("WEB-USD", 10))
+    for path, status, kind in (
+        ("/stats/1m/NONE-USD", 404, "unknown-product"),
+        ("/stats/1m/..%2f..%2fetc", 404, "unknown-product"),
+        ("/stats/1m/%00", 404, "unknown-product"),
+        ("/stats/5m/WEB-USD", 404, "unknown-window"),
+        ("/stats/1m/WEB-USD?closed=true", 404, "no-data"),
+        ("/stats/1m/WEB-USD?at=2020-01-01T00:00:00Z", 404, "no-data"),
+        ("/stats/1m/WEB-USD?at=yesterday", 400, "invalid-parameter"),
+        ("/stats/1m/WEB-USD?at=2020-01-01T00:00:00", 400, "invalid-parameter"),
+        ("/stats/1m/WEB-USD?at=99999999999999999999", 400, "invalid-parameter"),
+        ("/stats/1m/WEB-USD?closed=maybe", 400, "invalid-parameter"),
+        ("/stats/1m/WEB-USD?clsoed=true", 400, "invalid-parameter"),
+        ("/v1/status?local=1", 400, "invalid-parameter"),
+        ("/readyz", 503, "not-ready"),  # no producer runs here
+    ):
+        answer = get(worker.base + path)
+        assert answer[0] == status, (path, answer)
+        assert answer[1]["type"] == f"/problems/{kind}", (path, answer)
+        assert answer[1]["status"] == status
+    assert get(f"{worker.base}/healthz")[0] == 200
+    assert worker.day("WEB-USD")["trade_count"] == 10
+
+
+async def test_a_recording_of_2021_stays_in_a_topic_of_seven_days(tmp_path):
+    """Retention counts from the record's timestamp: with the exchange's own, the broker sweeps it at once."""
+    from candlewick.broker import EmbeddedBroker
+
+    old = 1_618_677_817_000_000
+    swept, kept = TopicSpec("swept", 1, {"retention.ms": "604800000"}), topics.specs(config.load({}))
+    async with EmbeddedBroker(tmp_path, overrides={"log.retention.check.interval.ms": "500"}) as broker:
+        await ensure_topics(broker.bootstrap, [swept, *kept])
+        async with Sink(broker.bootstrap) as sink:
+            for trade_id in range(1, 51):
+                await sink.put(Trade("coinbase", "OLD-USD", trade_id, Decimal(1), Decimal(1), "buy", old, old))
+            await sink.flush()
+        async with aiokafka.AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+            await producer.send_and_wait("swept", b"x", timestamp_ms=old // 1000)
+        async with aiokafka.AIOKafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
+            gone = aiokafka.TopicPartition("swept", 0)
+            began = time.monotonic()
+            while (await consumer.beginning_offsets([gone]))[gone] == 0:  # noqa: ASYNC110
+                assert time.monotonic() - began < 30, "the broker swept nothing: this test shows nothing"
+                await asyncio.sleep(0.2)
+            tps = [aiokafka.TopicPartition(topics.TRADES, number) for number in range(8)]
+            first, last = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+            assert sum(last[tp] - first[tp] for tp in tps) == 50
