@@ -12,6 +12,11 @@ ifneq ($(shell test -x $(BIN)/python && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
+# Without a home that can be written, uv has no place for its cache.
+ifeq ($(shell test -w "$$HOME" && echo yes),)
+export UV_NO_CACHE := 1
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup up test check test-broker bench golden lock format clean lint
 
@@ -69,8 +74,8 @@ $(STAMP): pyproject.toml requirements.lock
 		echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install $$package" >&2; exit 1; }
 	@echo "making .venv from requirements.lock"
 	@set -e; \
-	if test -x $(BIN)/python && { ! test -e $(STAMP) || test "`cat $(STAMP)`" = "$(CURDIR)"; }; then :; \
-	else $(PYTHON) -m venv --clear .venv; fi; \
+	if ! test -x $(BIN)/python || ! test -x $(BIN)/uv || { test -e $(STAMP) && test "`cat $(STAMP)`" != "$(CURDIR)"; }; \
+		then $(PYTHON) -m venv --clear .venv; fi; \
 	rm -f $(STAMP); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock

@@ -14,13 +14,15 @@ from candlewick import topics
 from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
 from models.trade import Trade
-from producers.sink import Sink, ensure_topics
+from producers.sink import Sink
+from producers.topic import ensure_topics
 
 SYMBOLS = 8
 RATE = 2_000
 """Trades a second, over all symbols, while we look."""
 TICK_S = 0.01
 PROBE = "PROBE-USD"
+PROBES = 200
 PROBE_EVERY_S = 0.1
 POLL_S = 0.001
 WARM_UP_S = 3.0
@@ -29,7 +31,7 @@ SEEN_WITHIN_S = 10.0
 
 async def live(plan: Plan, figures: Figures) -> None:
     """Measure how long a trade takes until ``/stats`` has it, while others go the same way."""
-    probes = plan.part(0.0001, 100) if plan.trades < 1_000_000 else 100
+    probes = PROBES if plan.trades >= 1_000_000 else PROBES // 4
     settings = Settings(data_dir=plan.folder)
     names = market.symbols(SYMBOLS, settings.partitions)
     async with EmbeddedBroker(plan.folder / "broker") as broker:

@@ -20,7 +20,7 @@ from bench import market
 from candlewick import topics
 from candlewick.config import Settings
 from models.trade import Trade
-from producers.sink import ensure_topics
+from producers.topic import ensure_topics
 
 BATCH_BYTES = 1 << 20
 IN_FLIGHT = 64

@@ -16,7 +16,8 @@ from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
 from models.book import BookDelta, BookSnapshot
 from models.trade import Trade
-from producers.sink import Sink, ensure_topics
+from producers.sink import Sink
+from producers.topic import ensure_topics
 
 PRODUCTS = 400
 DELTAS = 100
@@ -54,8 +55,8 @@ async def worker_memory(plan: Plan, figures: Figures) -> None:
             name = f"worker with {PRODUCTS} products"
             figures.add(
                 name, "MiB", median(samples) / 2**20,
-                f"RSS once all is folded: {trades:,} trades, {PRODUCTS * (DELTAS + 1):,} book frames of an hour, "
-                f"{market.LEVELS} levels a side; RocksDB and web views included",
+                f"RSS once all is folded: {trades:,} trades, {PRODUCTS * (DELTAS + 1):,} book frames of an "
+                f"hour, {market.LEVELS} levels a side; RocksDB and web views included",
                 NEED,
             )  # fmt: skip
             figures.add(f"{name}, peak", "MiB", worker.peak_rss / 2**20, "RSS at its highest, sampled")

@@ -69,5 +69,7 @@ def keep(results: Results, path: Path) -> None:
 
 
 def _number(value: float) -> str:
-    """Write three significant digits, or whole thousands."""
+    """Write three significant digits, or all before the point."""
+    if value >= 1e6:
+        return f"{value / 1e6:.1f} M"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

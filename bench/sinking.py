@@ -9,7 +9,8 @@ from bench.figures import Figures, Plan
 from candlewick import topics
 from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
-from producers.sink import Sink, ensure_topics
+from producers.sink import Sink
+from producers.topic import ensure_topics
 
 SYMBOLS = 8
 
@@ -35,7 +36,7 @@ async def sink(plan: Plan, figures: Figures) -> None:
                 cpu_s = time.process_time() - cpu_began
             figures.add(
                 "sink", "trades/s", count / seconds,
-                f"Sink.put of trades of {SYMBOLS} symbols to the broker's acknowledgement: JSON, zstd, acks=all",
+                f"Sink.put of trades of {SYMBOLS} symbols to the last acknowledgement: JSON, zstd, acks=all",
             )  # fmt: skip
             figures.add(
                 "sink, CPU", "s/million", cpu_s / count * 1e6, "processor time of the process that puts"

@@ -17,7 +17,7 @@ from candlewick import broker_address, config, datadir, topics
 from candlewick.checkpoint import Checkpoint
 from candlewick.transport import BatchTransport
 from models.errors import CandlewickError
-from producers.sink import ensure_topics
+from producers.topic import ensure_topics
 
 AUTODISCOVER = ("agents.candles", "agents.books", "candlewick.web.views")
 

@@ -55,9 +55,7 @@ __all__ = [
     "JarsUnavailable",
     "PortTaken",
     "StartFailed",
-    "UnknownTool",
     "running_broker",
-    "tool_command",
 ]
 
 _HOST = "127.0.0.1"
@@ -111,7 +109,7 @@ _SETTINGS = {
     "log.cleaner.dedupe.buffer.size": "16777216",
 }
 
-_JVM = [
+JVM_OPTIONS = [
     "-XX:+UseSerialGC",
     # The first compiler only. Measured on two cores: ready in 1.7 s instead of 2.6 s,
     # and 449,000 records/s of 200 bytes instead of 389,000, as the second compiler
@@ -122,7 +120,7 @@ _JVM = [
 ]
 if JAVA_VERSION[0] >= 24:
     # Kafka's buffers and codecs use what newer JVMs warn about on stderr.
-    _JVM += [
+    JVM_OPTIONS += [
         "--enable-native-access=ALL-UNNAMED",
         "--sun-misc-unsafe-memory-access=allow",
     ]
@@ -145,17 +143,6 @@ appender.file.policies.size.type = SizeBasedTriggeringPolicy
 appender.file.policies.size.size = 10MB
 appender.file.strategy.type = DefaultRolloverStrategy
 appender.file.strategy.max = 1
-"""
-
-_TOOL_LOGGING = """\
-status = error
-rootLogger.level = warn
-rootLogger.appenderRef.stderr.ref = stderr
-appender.stderr.type = Console
-appender.stderr.name = stderr
-appender.stderr.target = SYSTEM_ERR
-appender.stderr.layout.type = PatternLayout
-appender.stderr.layout.pattern = %-5p %m (%c{1})%n
 """
 
 
@@ -213,18 +200,6 @@ class StartFailed(BrokerError):
     def __str__(self) -> str:
         lines = [f"Kafka {self.what}; its log, {self.log_path}, says:", *self.log_tail]
         return "\n    ".join(lines)
-
-
-class UnknownTool(BrokerError):
-    """No tool of Kafka has that name; `tools` are those there are."""
-
-    def __init__(self, tool: str) -> None:
-        super().__init__(tool)
-        self.tool = tool
-        self.tools = tuple(sorted(_TOOLS))
-
-    def __str__(self) -> str:
-        return f"Kafka has no tool {self.tool!r}: choose from {', '.join(self.tools)}"
 
 
 class EmbeddedBroker:
@@ -304,11 +279,11 @@ class EmbeddedBroker:
         self._make_folders()
         await self._take_lock()
         class_path = await asyncio.to_thread(jars.resolve, self.cache_dir)
-        logging = _logging_file("broker", _BROKER_LOGGING, self.cache_dir)
+        logging = logging_file("broker", _BROKER_LOGGING, self.cache_dir)
         java = [
             str(JAVA),
             f"-Xmx{self.heap}",
-            *_JVM,
+            *JVM_OPTIONS,
             f"-Dlog4j2.configurationFile={logging}",
             f"-Dcandlewick.log={self.log_path}",
             "-cp",
@@ -620,7 +595,7 @@ def _escape(value: str) -> str:
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
-def _logging_file(name: str, text: str, cache_dir: Path | None) -> Path:
+def logging_file(name: str, text: str, cache_dir: Path | None) -> Path:
     """Return the path of a log4j configuration with that text, beside the jars."""
     path = jars.kafka_dir(cache_dir) / f"{name}.log4j2.properties"
     try:
@@ -630,101 +605,3 @@ def _logging_file(name: str, text: str, cache_dir: Path | None) -> Path:
         reason = f"{path} cannot be written ({error.strerror})"
         raise JarsUnavailable(reason, path.parent) from error
     return path
-
-
-_CLASSES = "org.apache.kafka.tools."
-_SERVER = "--bootstrap-server"
-_CONSUMER_RENAMES = {
-    "--property": "--formatter-property",
-    "--consumer-property": "--command-property",
-    "--consumer.config": "--command-config",
-}
-_RENAMES = {
-    "console-consumer": _CONSUMER_RENAMES,
-    "console-share-consumer": _CONSUMER_RENAMES,
-    "console-producer": {
-        "--property": "--reader-property",
-        "--producer-property": "--command-property",
-        "--producer.config": "--command-config",
-    },
-}
-"""Options that Kafka 4.2 renamed. It still takes the old ones, but warns, and refuses
-an old one beside a new one."""
-
-_TOOLS = {
-    "acls": (_CLASSES + "AclCommand", _SERVER),
-    "broker-api-versions": (_CLASSES + "BrokerApiVersionsCommand", _SERVER),
-    "client-metrics": (_CLASSES + "ClientMetricsCommand", _SERVER),
-    "cluster": (_CLASSES + "ClusterTool", _SERVER),
-    "configs": ("kafka.admin.ConfigCommand", _SERVER),
-    "console-consumer": (_CLASSES + "consumer.ConsoleConsumer", _SERVER),
-    "console-producer": (_CLASSES + "ConsoleProducer", _SERVER),
-    "console-share-consumer": (_CLASSES + "consumer.ConsoleShareConsumer", _SERVER),
-    "consumer-groups": (_CLASSES + "consumer.group.ConsumerGroupCommand", _SERVER),
-    "consumer-perf-test": (_CLASSES + "ConsumerPerformance", _SERVER),
-    "delegation-tokens": (_CLASSES + "DelegationTokenCommand", _SERVER),
-    "delete-records": (_CLASSES + "DeleteRecordsCommand", _SERVER),
-    "dump-log": (_CLASSES + "DumpLogSegments", None),
-    "e2e-latency": (_CLASSES + "EndToEndLatency", _SERVER),
-    "features": (_CLASSES + "FeatureCommand", _SERVER),
-    "get-offsets": (_CLASSES + "GetOffsetShell", _SERVER),
-    "groups": (_CLASSES + "GroupsCommand", _SERVER),
-    "jmx": (_CLASSES + "JmxTool", None),
-    "leader-election": (_CLASSES + "LeaderElectionCommand", _SERVER),
-    "log-dirs": (_CLASSES + "LogDirsCommand", _SERVER),
-    "metadata-quorum": (_CLASSES + "MetadataQuorumCommand", _SERVER),
-    "producer-perf-test": (_CLASSES + "ProducerPerformance", _SERVER),
-    "reassign-partitions": (_CLASSES + "reassign.ReassignPartitionsCommand", _SERVER),
-    "replica-verification": (_CLASSES + "ReplicaVerificationTool", "--broker-list"),
-    "share-consumer-perf-test": (_CLASSES + "ShareConsumerPerformance", _SERVER),
-    "share-groups": (_CLASSES + "consumer.group.ShareGroupCommand", _SERVER),
-    "storage": ("kafka.tools.StorageTool", None),
-    "streams-application-reset": (_CLASSES + "StreamsResetter", _SERVER),
-    "streams-groups": (_CLASSES + "streams.StreamsGroupCommand", _SERVER),
-    "topics": (_CLASSES + "TopicCommand", _SERVER),
-    "transactions": (_CLASSES + "TransactionsCommand", _SERVER),
-    "verifiable-consumer": (_CLASSES + "VerifiableConsumer", _SERVER),
-    "verifiable-producer": (_CLASSES + "VerifiableProducer", _SERVER),
-    "verifiable-share-consumer": (_CLASSES + "VerifiableShareConsumer", _SERVER),
-}
-"""Per tool, named as bin/kafka-*.sh: its class, and how it is told the broker."""
-
-
-def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path | None = None) -> list[str]:
-    """Return the command line that runs one of Kafka's own tools against `bootstrap`.
-
-    `tool` is named as in Kafka's bin folder, with or without `kafka-` and `.sh`. The
-    tool is told the broker unless `args` name one, or it needs none. Options that
-    Kafka renamed keep their old names too (`--property` of console-consumer).
-
-    Raises:
-        UnknownTool: there is no such tool.
-        JarsUnavailable: its jars are neither in the cache nor to be had.
-    """
-    name = tool.removeprefix("kafka-").removesuffix(".sh")
-    if name not in _TOOLS:
-        raise UnknownTool(tool)
-    main_class, option = _TOOLS[name]
-    renames = _RENAMES.get(name, {})
-    arguments = []
-    for word in args:
-        key, equals, value = word.partition("=")
-        arguments.append(renames.get(key, key) + equals + value)
-    named = {word.partition("=")[0] for word in arguments}
-    if option and not named & {option, "--bootstrap-controller"}:
-        # Before the rest: some tools take it only ahead of their subcommand; one
-        # only after it.
-        at = len(arguments) if name == "cluster" else 0
-        arguments[at:at] = [option, bootstrap]
-    class_path = jars.resolve(cache_dir)
-    logging = _logging_file("tools", _TOOL_LOGGING, cache_dir)
-    return [
-        str(JAVA),
-        "-Xmx256m",
-        *_JVM,
-        f"-Dlog4j2.configurationFile={logging}",
-        "-cp",
-        os.pathsep.join(map(str, class_path)),
-        main_class,
-        *arguments,
-    ]

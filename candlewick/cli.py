@@ -113,7 +113,7 @@ def broker(settings: config.Settings, broker_port: int | None) -> None:
 def kafka(tool: str, args: tuple[str, ...]) -> None:
     """One of Kafka's own tools, such as: kafka console-consumer --topic trades --from-beginning"""
     from candlewick import broker_address
-    from candlewick.broker import tool_command
+    from candlewick.kafka_tools import tool_command
 
     settings = config.load(os.environ)
     argv = tool_command(tool, list(args), broker_address.find(settings))

@@ -226,3 +226,12 @@ def _is_true(name: str, text: str) -> bool:
     if text.strip().lower() not in words:
         raise ConfigError(name, text, "true or false")
     return words[text.strip().lower()]
+
+
+def markdown() -> str:
+    """Return the table of settings for the README."""
+    lines = ["| variable | default | what it is | may be |", "|---|---|---|---|"]
+    for name, old, default, what, may_be in table():
+        also = f" (also `{old}`)" if old else ""
+        lines.append(f"| `{name}`{also} | {f'`{default}`' if default else ''} | {what} | {may_be} |")
+    return "\n".join(lines)

@@ -23,12 +23,14 @@ from models.errors import CandlewickError, ConfigError, DecodeError
 from producers import recording
 from producers.codec import Codec, Refused, Subscribed, Unknown
 from producers.exchanges import codec_class
-from producers.feed import Feed, FeedSettings
+from producers.feed import Feed
+from producers.feed_status import FeedSettings
 from producers.keyframes import Keyframer
 from producers.produce import Pipeline, produce
 from producers.quiet import Quiet
 from producers.recorder import Recorder
-from producers.sink import Sink, ensure_topics
+from producers.sink import Sink
+from producers.topic import ensure_topics
 
 
 async def run_broker(data_dir: Path, port: int | None) -> None:

@@ -24,7 +24,7 @@ from candlewick.config import Settings
 from candlewick.screen import Screen
 from candlewick.stopping import stop_event
 from models.errors import CandlewickError, ConfigError
-from producers.sink import ensure_topics
+from producers.topic import ensure_topics
 
 READY_WITHIN_S = 90.0
 STOP_S = {"producer": 3.5, "mock exchange": 1.0, "worker": 4.0}

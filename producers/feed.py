@@ -19,10 +19,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Literal, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
@@ -31,10 +30,10 @@ from models.book import BookDelta, BookLost, BookSnapshot
 from models.errors import CandlewickError, ConfigError, DecodeError
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec, Event, Refused, Subscribed, Unknown
+from producers.feed_status import ConnectionStatus, FeedSettings, FeedStatus, State, backoff_s
 
 log = structlog.get_logger(__name__)
 
-State = Literal["waiting", "connecting", "subscribed"]
 FeedEvent = Trade | Heartbeat | BookSnapshot | BookDelta | BookLost
 Deliver = Callable[[FeedEvent], Awaitable[None]]
 DeadLetter = Callable[[bytes, str, str], Awaitable[None]]
@@ -55,85 +54,6 @@ class FeedRefused(CandlewickError):
 
     def __str__(self) -> str:
         return f"{self.exchange} refused every subscription: {_said(self.refusal)}"
-
-
-class FeedSettings(msgspec.Struct, frozen=True):
-    """Times in seconds, of a clock that only goes forward."""
-
-    connection_products: int = 25
-    connects_per_s: float = 8.0
-    """Coinbase allows 8 new connections a second and address."""
-    max_frame_bytes: int = 64 << 20
-    ping_s: float = 20.0
-    open_s: float = 10.0
-    refused_s: float = 1.0
-    """After the last refusal, how long the exchange may take to accept something all the same: one
-    channel may be refused and the others acknowledged."""
-    ack_s: float = 10.0
-    """A request without any answer for so long ends the connection."""
-    silence_s: float = 15.0
-    """No frame at all for so long, where each product beats once a second, ends the connection."""
-    snapshot_s: float = 10.0
-    """A book that is subscribed, and has no snapshot for so long, is subscribed again."""
-    resubscribe_s: float = 5.0
-    """At most one resubscribe of a symbol's book in this time."""
-    backoff_first_s: float = 0.5
-    backoff_most_s: float = 30.0
-    healthy_s: float = 60.0
-    """A connection that was subscribed for so long starts over with the shortest wait."""
-    tick_s: float = 0.25
-
-
-class ConnectionStatus(msgspec.Struct, frozen=True):
-    """One connection, at one moment; counts since the feed's start."""
-
-    number: int
-    state: State
-    since_us: int
-    products: tuple[str, ...]
-    reconnects: dict[str, int]
-    """How often the connection ended, by reason."""
-    frames: int
-    bytes: int
-    refused_frames: int
-    last_frame_us: int | None
-
-
-class FeedStatus(msgspec.Struct, frozen=True):
-    """The whole feed, at one moment."""
-
-    exchange: str
-    connections: tuple[ConnectionStatus, ...]
-    refused_requests: int
-    last_refusal: str | None
-    """What the exchange said last when it refused a request."""
-    unknown_messages: dict[str, int]
-    books_resubscribed: int
-
-    @property
-    def connected(self) -> int:
-        """How many connections are subscribed."""
-        return sum(connection.state == "subscribed" for connection in self.connections)
-
-    @property
-    def reconnects(self) -> int:
-        """How often a connection ended, all reasons together."""
-        return sum(sum(connection.reconnects.values()) for connection in self.connections)
-
-    @property
-    def refused_frames(self) -> int:
-        """How many frames became dead letters."""
-        return sum(connection.refused_frames for connection in self.connections)
-
-
-def backoff_s(attempt: int, settings: FeedSettings, rng: random.Random) -> float:
-    """Return how long to wait before the next try: full jitter, so that clients do not come in step.
-
-    Arguments:
-        attempt: ends since the last healthy time, the first is 0.
-    """
-    ceiling = settings.backoff_first_s * 2.0 ** min(attempt, 30)
-    return rng.uniform(0, min(settings.backoff_most_s, ceiling))
 
 
 class Feed:

@@ -25,10 +25,12 @@ from models.book import BookLost
 from models.errors import CandlewickError
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec
-from producers.feed import Feed, FeedEvent, FeedSettings
+from producers.feed import Feed, FeedEvent
+from producers.feed_status import FeedSettings
 from producers.keyframes import Keyframer
 from producers.quiet import Quiet
-from producers.sink import BOOKS, DEAD_LETTERS, FEEDS, TRADES, Sink
+from producers.sink import Sink
+from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES
 
 log = structlog.get_logger(__name__)
 

@@ -27,19 +27,14 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer, codec, errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
 from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
-from models.errors import CandlewickError, TopicError
+from models.errors import TopicError
 from models.trade import Heartbeat, Trade
+from producers.topic import BOOKS, DEAD_LETTERS, TRADES, BrokerUnavailable, words_of
 
 log = structlog.get_logger(__name__)
-
-TRADES = "trades"
-BOOKS = "books"
-DEAD_LETTERS = "dead-letters"
-FEEDS = "feeds"
 
 LoggedEvent = Trade | Heartbeat | BookSnapshot | BookKeyframe | BookDelta | BookLost
 
@@ -75,26 +70,6 @@ _partition_of = DefaultPartitioner()
 """murmur2 of the key, as Kafka's own clients have it."""
 
 
-class BrokerUnavailable(CandlewickError):
-    """Kafka does not answer at the address that was given."""
-
-    def __init__(self, bootstrap: str, reason: str) -> None:
-        super().__init__(bootstrap, reason)
-        self.bootstrap = bootstrap
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"Kafka at {self.bootstrap} does not answer: {self.reason}"
-
-
-class TopicSpec(msgspec.Struct, frozen=True):
-    """What a topic must be. ``config`` holds Kafka's own names: ``{"cleanup.policy": "compact"}``."""
-
-    name: str
-    partitions: int
-    config: Mapping[str, str] = {}
-
-
 class SinkStats(msgspec.Struct, frozen=True):
     """Counts since the start, save ``waiting`` and ``waiting_bytes``: those are of now."""
 
@@ -116,75 +91,6 @@ class _Record(NamedTuple):
     timestamp_ms: int
     headers: list[tuple[str, bytes]]
     size: int
-
-
-async def ensure_topics(
-    bootstrap: str,
-    specs: Iterable[TopicSpec],
-    *,
-    replication: int = -1,
-    timeout_s: float = 30.0,
-    security: Mapping[str, Any] | None = None,
-) -> None:
-    """Create the topics that are missing, and check the partition counts of those that are there.
-
-    Arguments:
-        replication: copies of each partition; -1 is the broker's default.
-        security: aiokafka's options for TLS and SASL.
-
-    Raises:
-        BrokerUnavailable: nobody answers within ``timeout_s``.
-        TopicError: a topic has another partition count, or cannot be created.
-    """
-    wanted = {spec.name: spec for spec in specs}
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **(security or {}))
-    try:
-        async with asyncio.timeout(timeout_s):
-            await admin.start()
-            there = await _partition_counts(admin)
-            missing = [spec for name, spec in wanted.items() if name not in there]
-            if missing:
-                await _create(admin, missing, replication)
-            # The controller knows the new ones already, this broker soon.
-            while not wanted.keys() <= (there := await _partition_counts(admin)).keys():  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-    except (TimeoutError, errors.KafkaError) as error:
-        raise BrokerUnavailable(bootstrap, _words(error)) from error
-    finally:
-        await admin.close()
-    for name, spec in wanted.items():
-        if there[name] != spec.partitions:
-            raise TopicError(
-                name,
-                f"{there[name]} partitions",
-                str(spec.partitions),
-                "keys would move between partitions: set the partition count to what the topic has, "
-                "or delete the topic and the tables made from it",
-            )
-
-
-async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
-    """Return the topics whose partitions all have a leader."""
-    return {
-        topic["topic"]: len(topic["partitions"])
-        for topic in await admin.describe_topics()
-        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
-    }
-
-
-async def _create(admin: AIOKafkaAdminClient, specs: list[TopicSpec], replication: int) -> None:
-    # An empty assignment is what aiokafka's NewTopic asks for beside a replication factor of -1.
-    assignments: dict[int, list[int]] | None = {} if replication == -1 else None
-    answer = await admin.create_topics(
-        [NewTopic(spec.name, spec.partitions, replication, assignments, dict(spec.config)) for spec in specs]
-    )
-    for name, code, *words in answer.topic_errors:
-        error = errors.for_code(code)
-        # Another producer may have been a moment faster; its partition count is checked like any.
-        if error not in (errors.NoError, errors.TopicAlreadyExistsError):
-            said = (words[0] if words else None) or error.__name__
-            raise TopicError(name, "not been created", "to exist", str(said))
-    log.info("Created topics", topics=[spec.name for spec in specs])
 
 
 def dead_letter_json(value: bytes, source: str, reason: str, time_us: int) -> bytes:
@@ -457,12 +363,12 @@ class Sink:
             topic=topic,
             key=record.key.decode(),
             bytes=len(record.value),
-            reason=_words(error),
+            reason=words_of(error),
         )
         if topic != DEAD_LETTERS and DEAD_LETTERS in self._partitions:
             now_us = self._clock_us()
             source = f"{topic} {record.key.decode()}"
-            letter = dead_letter_json(record.value, source, _words(error), now_us)
+            letter = dead_letter_json(record.value, source, words_of(error), now_us)
             self._dead_letters += 1
             # Not through the door: it may be shut until this very lane makes room.
             self._take(
@@ -510,7 +416,7 @@ class Sink:
         except BaseException as error:
             await _stop(producer)
             if isinstance(error, TimeoutError | errors.KafkaError):
-                raise BrokerUnavailable(self.bootstrap, _words(error)) from error
+                raise BrokerUnavailable(self.bootstrap, words_of(error)) from error
             raise
         return producer
 
@@ -601,7 +507,7 @@ class _Lane:
                     partition=self._partition,
                     records=count,
                     failures=failures,
-                    reason=_words(error),
+                    reason=words_of(error),
                 )
                 await asyncio.sleep(min(0.1 * 2**failures, 5.0))
                 await self._sink.failed(producer, count)
@@ -639,7 +545,3 @@ async def _stop(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except (TimeoutError, errors.KafkaError):
         await producer.client.close()
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

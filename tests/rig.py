@@ -31,7 +31,9 @@ class Command:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("CANDLEWICK_")}
         argv = guarded([sys.executable, "-m", "candlewick", *args])
         with log.open("ab") as out:
-            self.process = subprocess.Popen(argv, env={**clean, **env}, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                argv, env={**clean, **env}, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            )
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -41,7 +43,10 @@ class Command:
 
         def find() -> str | None:
             assert self.process.poll() is None, self.said()
-            return next((x.removeprefix(prefix).strip() for x in self.said().splitlines() if x.startswith(prefix)), None)
+            return next(
+                (x.removeprefix(prefix).strip() for x in self.said().splitlines() if x.startswith(prefix)),
+                None,
+            )
 
         return until(find, lambda: f"no line {prefix!r} in:\n{self.said()[-3000:]}")
 

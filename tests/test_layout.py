@@ -21,20 +21,22 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "producers", "tables", "agents", "candlewick")
 
 CORE = tuple(f"candlewick.{name}" for name in ("app", "config", "topics", "transport", "checkpoint"))
-BROKER = tuple(f"candlewick.{name}" for name in ("broker", "broker_address", "guard", "jars"))
+LOCAL = tuple(
+    f"candlewick.{name}" for name in ("broker", "broker_address", "datadir", "guard", "jars", "kafka_tools")
+)
 DECLARED = tuple(f"candlewick.{name}" for name in ("app", "config", "topics"))
 ROOMS: dict[str, tuple[str, ...]] = {
     # What a module may import beside its own room. The longest name that fits is a module's room.
     "models": (),
     "producers": ("models",),
     "candlewick.mock": ("models", "producers.recording"),
-    **dict.fromkeys(BROKER, ("models", "candlewick.config", *BROKER)),
-    **dict.fromkeys(CORE, ("models", "producers.sink", *BROKER, *CORE)),
+    **dict.fromkeys(LOCAL, ("models", "candlewick.config", *LOCAL)),
+    **dict.fromkeys(CORE, ("models", "producers.topic", *LOCAL, *CORE)),
     "tables": ("models", *DECLARED),
     "agents": ("models", "tables", "candlewick.transport", *DECLARED),
     "candlewick.web": ("models", "tables", "agents", *CORE),
     # The front room: commands. The worker is a process of its own, so they import none of its parts.
-    "candlewick": ("models", "producers", "candlewick.mock", *BROKER, *CORE),
+    "candlewick": ("models", "producers", "candlewick.mock", *LOCAL, *CORE),
 }
 
 OPENS_A_WEBSOCKET = {"producers.feed"}
@@ -99,7 +101,7 @@ def test_imports_follow_the_arrows(module: str) -> None:
     allowed = {room, *ROOMS[room]}
     for imported in imports_of(module):
         if imported.split(".")[0] in PACKAGES:
-            # `producers.sink` may be allowed where the rest of `producers` is not.
+            # `producers.topic` may be allowed where the rest of `producers` is not.
             fits = room_of(imported) in allowed or any(is_in(imported, name) for name in ROOMS[room])
             assert fits, f"{module} imports {imported}; {room} may import only: {', '.join(ROOMS[room])}"
 

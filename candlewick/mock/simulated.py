@@ -179,11 +179,10 @@ class SimulatedSource:
         if not self._speed:
             return max((market.now_us for market in self._market.markets.values()), default=self._origin_us)
         now_us = self._clock_us()
+        market_us = self._origin_us + int((now_us - self._zero_us) * self._speed)
         # A fast market that has caught up with the present goes on at its pace: no exchange sends
-        # times that are still to come.
-        return min(
-            self._origin_us + int((now_us - self._zero_us) * self._speed), max(now_us, self._origin_us)
-        )
+        # times that are still to come. Unless it was told to start there.
+        return market_us if self._origin_us > self._zero_us else min(market_us, now_us)
 
     async def _catch_up(self, since_us: int) -> None:
         for product in self.products:

@@ -105,14 +105,15 @@ def describe_stats(
             raise no_data(f"no trade and no book of {product_id} yet")
         raise unknown_product(product_id)
     name = window.name
-    starts = [
-        window.start_of(at_us)
-        if at_us is not None
-        else (state.latest_closed if closed else state.latest).get(name)
-        if state
-        else None
-        for state in (tape, book)
-    ]
+    starts: list[int | None]
+    if at_us is not None:
+        starts = [window.start_of(at_us)] * 2
+    elif closed:
+        # A book's window is over with its last frame, a candle's only after the grace: the candle leads.
+        state = tape or book
+        starts = [state.latest_closed.get(name) if state else None] * 2
+    else:
+        starts = [state.latest.get(name) if state else None for state in (tape, book)]
     candle = candles.at(partition, symbol_key, name, starts[0]) if starts[0] is not None else None
     row = book_stats.at(partition, symbol_key, name, starts[1]) if starts[1] is not None else None
     if candle is None and row is None:

@@ -25,11 +25,10 @@ from candlewick.broker import (
     EmbeddedBroker,
     PortTaken,
     StartFailed,
-    UnknownTool,
     running_broker,
-    tool_command,
 )
 from candlewick.jars import JarsUnavailable
+from candlewick.kafka_tools import UnknownTool, tool_command
 
 pytestmark = pytest.mark.broker
 on_one_loop = pytest.mark.asyncio(loop_scope="module")

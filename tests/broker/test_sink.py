@@ -28,7 +28,8 @@ from models.trade import Heartbeat, Trade, read_trade
 from producers.exchanges.coinbase import Codec
 from producers.feed import FeedRefused
 from producers.produce import produce
-from producers.sink import BrokerUnavailable, Sink, TopicSpec, ensure_topics
+from producers.sink import Sink
+from producers.topic import BrokerUnavailable, TopicSpec, ensure_topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="module")]
 

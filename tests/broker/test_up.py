@@ -33,7 +33,11 @@ def test_candles_and_books_are_served_then_everything_ends_and_a_restart_goes_on
 
     for window in ("1m", "1h", "1d"):
         body = until(lambda window=window: shown(window))
-        assert Decimal(body["candle"]["low"]) <= Decimal(body["candle"]["close"]) <= Decimal(body["candle"]["high"])
+        assert (
+            Decimal(body["candle"]["low"])
+            <= Decimal(body["candle"]["close"])
+            <= Decimal(body["candle"]["high"])
+        )
         assert Decimal(body["book"]["spread"]) > 0
         assert body["book"]["in_step"] is True
     closed = until(lambda: (answer := get(f"{base}/stats/1m/ETH-USD?closed=true"))[0] == 200 and answer[1])
@@ -95,14 +99,18 @@ def test_every_figure_of_our_own_recording_is_that_of_a_separate_script(run, tmp
 
 
 def compare_with_truth(run, tmp_path, path: Path) -> None:
-    told = subprocess.run([sys.executable, str(TRUTH), str(path)], capture_output=True, check=True, timeout=60)
+    told = subprocess.run(
+        [sys.executable, str(TRUTH), str(path)], capture_output=True, check=True, timeout=60
+    )
     truth = json.loads(told.stdout)
     port = str(free_port())
     up = run("up", "--data-dir", str(tmp_path / "data"), "--port", port, "--feed", str(path), "--speed", "0")
     up.line("ready")
     base = f"http://127.0.0.1:{port}"
     count = sum(candle["trade_count"] for name, candle in truth["candles"].items() if name.startswith("1d"))
-    until(lambda: (got := get(f"{base}/v1/status")[1]) and sum(p["trades_1d"] for p in got["products"]) >= count)
+    until(
+        lambda: (got := get(f"{base}/v1/status")[1]) and sum(p["trades_1d"] for p in got["products"]) >= count
+    )
     until(lambda: all(worker["lag_records"] == 0 for worker in get(f"{base}/v1/status")[1]["workers"]))
     assert truth["candles"]
     for name, candle in truth["candles"].items():

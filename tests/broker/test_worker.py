@@ -14,7 +14,8 @@ from rig import free_port, get, until
 
 from candlewick import config, topics
 from models.trade import Trade
-from producers.sink import Sink, TopicSpec, ensure_topics
+from producers.sink import Sink
+from producers.topic import TopicSpec, ensure_topics
 
 pytestmark = pytest.mark.broker
 
@@ -93,7 +94,9 @@ def test_either_of_two_workers_answers_for_all_and_one_takes_over_for_the_other(
     owned = {p["product_id"] for p in get(f"{second.base}/v1/status?local=true")[1]["products"]}
     assert 0 < len(owned) < len(SYMBOLS)  # else the requests below pass through nobody
     for symbol in SYMBOLS:
-        answers = [get(f"{worker.base}/stats/1h/{symbol}?at=2026-09-21T14:14:10Z") for worker in (first, second)]
+        answers = [
+            get(f"{worker.base}/stats/1h/{symbol}?at=2026-09-21T14:14:10Z") for worker in (first, second)
+        ]
         assert answers[0][0] == 200
         assert answers[0] == answers[1]
     first.command.end(signal.SIGKILL)
@@ -185,14 +188,16 @@ async def test_a_recording_of_2021_stays_in_a_topic_of_seven_days(tmp_path):
         await ensure_topics(broker.bootstrap, [swept, *kept])
         async with Sink(broker.bootstrap) as sink:
             for trade_id in range(1, 51):
-                await sink.put(Trade("coinbase", "OLD-USD", trade_id, Decimal(1), Decimal(1), "buy", old, old))
+                await sink.put(
+                    Trade("coinbase", "OLD-USD", trade_id, Decimal(1), Decimal(1), "buy", old, old)
+                )
             await sink.flush()
         async with aiokafka.AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
             await producer.send_and_wait("swept", b"x", timestamp_ms=old // 1000)
         async with aiokafka.AIOKafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
             gone = aiokafka.TopicPartition("swept", 0)
             began = time.monotonic()
-            while (await consumer.beginning_offsets([gone]))[gone] == 0:  # noqa: ASYNC110
+            while (await consumer.beginning_offsets([gone]))[gone] == 0:
                 assert time.monotonic() - began < 30, "the broker swept nothing: this test shows nothing"
                 await asyncio.sleep(0.2)
             tps = [aiokafka.TopicPartition(topics.TRADES, number) for number in range(8)]

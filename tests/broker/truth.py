@@ -5,11 +5,12 @@
 Prints {"candles": {"1m BTC-USD 2025-08-22T20:11:00Z": {…}}, "books": {"BTC-USD": {…}}}.
 """
 
+# fmt: off
 import gzip
 import json
 import sys
 from collections import defaultdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal, getcontext
 
 getcontext().prec = 120
@@ -36,7 +37,7 @@ def main(path):
     for (product, _), frame in trades.items():
         seconds = int(datetime.fromisoformat(frame["time"].replace("Z", "+00:00")).timestamp())
         for window, size in SIZES.items():
-            start = datetime.fromtimestamp(seconds - seconds % size, timezone.utc)
+            start = datetime.fromtimestamp(seconds - seconds % size, UTC)
             groups[f"{window} {product} {start:%Y-%m-%dT%H:%M:%SZ}"].append(frame)
     candles = {}
     for name, frames in groups.items():
@@ -50,13 +51,13 @@ def main(path):
             "volume": f"{volume:f}", "quote_volume": f"{sum(p * s for p, s, _ in rows):f}",
             "buy_volume": f"{bought:f}", "sell_volume": f"{volume - bought:f}", "trade_count": len(rows),
             "first_trade_id": min(f["trade_id"] for f in frames), "last_trade_id": max(f["trade_id"] for f in frames),
-        }  # fmt: skip
+        }
     tops = {p: (max(b["bids"]), min(b["asks"])) for p, b in books.items()}
     last = {
         p: {"highest_bid": f"{bid:f}", "highest_bid_size": f"{books[p]['bids'][bid]:f}", "lowest_ask": f"{ask:f}",
             "lowest_ask_size": f"{books[p]['asks'][ask]:f}", "spread": f"{ask - bid:f}", "mid": (bid + ask) / 2}
         for p, (bid, ask) in tops.items()
-    }  # fmt: skip
+    }
     json.dump({"candles": candles, "books": last}, sys.stdout, indent=1, default=str)
 
 

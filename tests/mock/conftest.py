@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -88,7 +89,13 @@ def serve(stack: AsyncExitStack) -> Callable[..., Awaitable[MockExchange]]:
 
 @pytest.fixture
 def dial(stack: AsyncExitStack) -> Callable[..., Awaitable[Client]]:
-    async def dial(exchange: MockExchange, **settings: Any) -> Client:
+    async def dial(exchange: MockExchange, narrow: bool = False, **settings: Any) -> Client:
+        """Connect; a narrow client holds few frames it has not read, so TCP pushes back soon."""
+        if narrow:
+            pipe = socket.socket()
+            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            pipe.connect((exchange.host, exchange.port))
+            settings = {"sock": pipe, "max_queue": 1, **settings}
         options = {"max_size": None, "compression": None, "close_timeout": 0.2, **settings}
         return Client(await stack.enter_async_context(connect(exchange.ws_url, **options)))
 

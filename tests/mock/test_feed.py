@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from candlewick.mock import MockExchange, Simulation
+from candlewick.mock import Faults, MockExchange, Simulation
+from candlewick.mock.hub import Hub
+from candlewick.mock.simulated import SimulatedSource
 from models.errors import ConfigError
 
 START = 1_800_000_012_345_678
@@ -163,11 +165,7 @@ async def test_too_many_and_too_large_messages_end_the_connection(serve: Serve, 
 
 async def test_a_reader_too_slow_is_closed_and_the_others_are_not(serve: Serve, dial: Dial) -> None:
     exchange = await serve(small(trades_per_s=8_000), max_queue=64 << 10)
-    # A client that stops reading: its queue is full, its socket small, so TCP pushes back soon.
-    narrow = socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    narrow.connect((exchange.host, exchange.port))
-    slow = await dial(exchange, sock=narrow, max_queue=1)
+    slow = await dial(exchange, narrow=True)
     other = await dial(exchange)
     await other.subscribe(["ETH-USD"], "level2_batch")
     await slow.subscribe(["BTC-USD", "ETH-USD"], "matches")
@@ -231,17 +229,31 @@ async def test_a_market_goes_on_while_a_client_is_away_and_rest_has_what_it_miss
     assert [row["trade_id"] for row in rows if row["trade_id"] > seen] == list(reversed(missed))
 
 
+@pytest.mark.parametrize(
+    ("start_us", "expected"),
+    [(1_000_000, [1_100_000, 2_020_000]), (8_000_000, [8_100_000, 10_000_000])],
+)
+async def test_a_fast_market_never_passes_the_present_unless_it_starts_beyond_it(
+    start_us: int, expected: list[int]
+) -> None:
+    clock = iter([2_000_000, 2_001_000, 2_020_000])  # at the start, 1 ms and 20 ms later
+    source = SimulatedSource(Simulation(start_us=start_us), 100.0, 50, 0.0, lambda: next(clock))
+    await source.start(Hub(source, Faults()))
+    assert [source.now_us() for _ in expected] == expected
+    await source.stop()
+
+
 async def test_an_unpaced_market_waits_while_nobody_is_subscribed(
     serve: Serve, dial: Dial, rest: Rest
 ) -> None:
     exchange = await serve(small(products=("BTC-USD",), max_trades=200_000), speed=0)
-    first = await dial(exchange, max_queue=1)
+    first = await dial(exchange, narrow=True)
     await first.subscribe(["BTC-USD"], "matches")
     await first.texts(10, "match")
     await first.send({"type": "unsubscribe", "channels": ["matches"]})
     await first.until(lambda frame: frame["type"] == "subscriptions")
     newest = {(await rest(exchange, "/products/BTC-USD/trades?limit=1"))[1][0]["trade_id"] for _ in range(30)}
-    second = await dial(exchange, max_queue=1)
+    second = await dial(exchange, narrow=True)
     await second.subscribe(["BTC-USD"], "matches")
     last, following = await second.frame(), await second.frame()
     assert newest == {last["trade_id"]}

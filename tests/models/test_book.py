@@ -8,10 +8,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.book import BookDelta, BookKeyframe, BookLost, BookRecord, BookSnapshot, Level, OrderBook, read_book
+from models.book import (
+    BookDelta,
+    BookKeyframe,
+    BookLost,
+    BookRecord,
+    BookSnapshot,
+    Level,
+    OrderBook,
+    read_book,
+)
 from models.errors import RecordError
 
-QUICK = settings(deadline=None, max_examples=200)
+QUICK = settings(deadline=None, max_examples=100)
 
 Sides = tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]
 
@@ -92,7 +101,9 @@ def read_or_refused(value: bytes) -> BookRecord | None:
 @QUICK
 @given(near_levels, near_levels, st.lists(st.tuples(near_levels, near_levels), max_size=8))
 def test_a_snapshot_and_its_deltas_make_the_later_snapshot(
-    bids: tuple[Level, ...], asks: tuple[Level, ...], changes: list[tuple[tuple[Level, ...], tuple[Level, ...]]]
+    bids: tuple[Level, ...],
+    asks: tuple[Level, ...],
+    changes: list[tuple[tuple[Level, ...], tuple[Level, ...]]],
 ) -> None:
     first = snapshot(tuple(dict(bids).items()), tuple(dict(asks).items()))
     book = book_of(first.bids, first.asks)
@@ -130,7 +141,8 @@ def test_removing_a_level_that_is_not_there_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bid", "ask", "crossed"), [("99", "100", False), ("100", "100", True), ("100.0", "100", True), ("101", "100", True)]
+    ("bid", "ask", "crossed"),
+    [("99", "100", False), ("100", "100", True), ("100.0", "100", True), ("101", "100", True)],
 )
 def test_a_book_is_crossed_when_a_bid_is_as_high_as_an_ask(bid: str, ask: str, crossed: bool) -> None:
     assert book_of(levels(("1", "1"), (bid, "1")), levels((ask, "1"), ("1000", "1"))).is_crossed is crossed
@@ -182,8 +194,14 @@ def test_any_bytes_are_a_value_or_a_record_error(value: bytes) -> None:
 
 
 @QUICK
-@given(st.sampled_from([line(), line(kind="snapshot"), line(kind="lost", cause="gone")]), st.integers(0), st.integers(0, 255))
-def test_a_record_with_one_byte_changed_is_a_value_or_a_record_error(value: bytes, index: int, byte: int) -> None:
+@given(
+    st.sampled_from([line(), line(kind="snapshot"), line(kind="lost", cause="gone")]),
+    st.integers(0),
+    st.integers(0, 255),
+)
+def test_a_record_with_one_byte_changed_is_a_value_or_a_record_error(
+    value: bytes, index: int, byte: int
+) -> None:
     index %= len(value)
     read_or_refused(value[:index] + bytes([byte]) + value[index + 1 :])
 

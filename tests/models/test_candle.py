@@ -19,7 +19,7 @@ from models.errors import OutsideWindow
 from models.trade import Trade
 from models.window import BY_NAME
 
-QUICK = settings(deadline=None, max_examples=100)
+QUICK = settings(deadline=None, max_examples=60)
 MINUTE = 60_000_000
 START = 1_700_006_400_000_000  # a midnight
 
@@ -123,7 +123,9 @@ def trades_of_a_minute(draw: st.DrawFn, min_size: int = 1, max_size: int = 12) -
 
 @QUICK
 @given(trades_of_a_minute(), st.data())
-def test_any_order_and_any_duplicates_of_the_same_trades_give_the_same_candle(trades: list[Trade], data: st.DataObject) -> None:
+def test_any_order_and_any_duplicates_of_the_same_trades_give_the_same_candle(
+    trades: list[Trade], data: st.DataObject
+) -> None:
     again = data.draw(st.lists(st.sampled_from(trades), max_size=6))
     shuffled = data.draw(st.permutations(trades + again))
     expected = recomputed(trades)
@@ -182,7 +184,11 @@ def test_a_trade_of_another_window_is_refused(time_us: int) -> None:
     candle = of([trade(1)])
     with pytest.raises(OutsideWindow) as caught:
         candle.add(trade(2, time_us), BY_NAME["1m"], START)
-    assert (caught.value.event_time_us, caught.value.start_us, caught.value.end_us) == (time_us, START, START + MINUTE)
+    assert (caught.value.event_time_us, caught.value.start_us, caught.value.end_us) == (
+        time_us,
+        START,
+        START + MINUTE,
+    )
 
 
 @pytest.mark.parametrize("time_us", [START, START + MINUTE - 1])
@@ -196,13 +202,19 @@ def a_day_of_trades(random: Random, count: int) -> list[Trade]:
     trades = []
     for trade_id in random.sample(range(1, 2 * count), count):
         time_us = random.choice(busy) if random.random() < 0.3 else START + random.randrange(86_400_000_000)
-        price = Decimal((0, tuple(random.choices(range(1, 10), k=random.randint(1, 28))), -random.randint(0, 28)))
-        size = Decimal((0, tuple(random.choices(range(1, 10), k=random.randint(1, 28))), -random.randint(0, 28)))
-        trades.append(Trade("coinbase", "X-Y", trade_id, price, size, random.choice(("buy", "sell")), time_us, 0))
+        price = Decimal(
+            (0, tuple(random.choices(range(1, 10), k=random.randint(1, 28))), -random.randint(0, 28))
+        )
+        size = Decimal(
+            (0, tuple(random.choices(range(1, 10), k=random.randint(1, 28))), -random.randint(0, 28))
+        )
+        trades.append(
+            Trade("coinbase", "X-Y", trade_id, price, size, random.choice(("buy", "sell")), time_us, 0)
+        )
     return trades
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @given(st.integers(0, 2**32))
 def test_minutes_merge_into_their_hour_and_hours_into_their_day_exactly(seed: int) -> None:
     random = Random(seed)

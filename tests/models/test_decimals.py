@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from models.decimals import EXACT, MAX_DIGITS, ROUNDED, is_price, parse, parse_positive, plain, ratio
 
-QUICK = settings(deadline=None, max_examples=200)
+QUICK = settings(deadline=None, max_examples=100)
 
 LARGEST = Decimal("9" * 28)
 SMALLEST = Decimal("0." + "0" * 27 + "1")
 
-texts = st.text(max_size=45) | st.text("0123456789.-+eE_ ", max_size=45) | st.from_regex(r"[0-9]+(\.[0-9]+)?", fullmatch=True)
+texts = (
+    st.text(max_size=45)
+    | st.text("0123456789.-+eE_ ", max_size=45)
+    | st.from_regex(r"[0-9]+(\.[0-9]+)?", fullmatch=True)
+)
 numbers = st.builds(
     lambda digits, places: Decimal((0, tuple(map(int, str(digits))), -places)),
     st.integers(0, 10**40),
@@ -46,7 +50,25 @@ def test_parse_takes_plain_numbers_of_28_digits_and_refuses_the_rest_with_value_
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "1.", ".5", "-1", "+1", "1e3", "1E-8", "NaN", "sNaN", "Infinity", "-0", " 1", "1 ", "1_000", "1,5", "0x1"],
+    [
+        "",
+        ".",
+        "1.",
+        ".5",
+        "-1",
+        "+1",
+        "1e3",
+        "1E-8",
+        "NaN",
+        "sNaN",
+        "Infinity",
+        "-0",
+        " 1",
+        "1 ",
+        "1_000",
+        "1,5",
+        "0x1",
+    ],
 )
 def test_parse_refuses_every_other_way_to_write_a_number(text: str) -> None:
     with pytest.raises(ValueError):
@@ -79,7 +101,22 @@ def test_a_price_is_above_zero_and_has_at_most_28_digits(number: Decimal) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["NaN", "-NaN", "sNaN", "sNaN123", "Infinity", "-Infinity", "0", "-0", "0E+400", "-1", "1e400", "1e-400", "1" * 40]
+    "text",
+    [
+        "NaN",
+        "-NaN",
+        "sNaN",
+        "sNaN123",
+        "Infinity",
+        "-Infinity",
+        "0",
+        "-0",
+        "0E+400",
+        "-1",
+        "1e400",
+        "1e-400",
+        "1" * 40,
+    ],
 )
 def test_what_cannot_be_a_price_is_said_so_without_an_error(text: str) -> None:
     assert is_price(Decimal(text)) is False

@@ -23,7 +23,11 @@ EXAMPLES: list[tuple[CandlewickError, dict[str, object], str]] = [
         {"field": "price"},
         "coinbase frame refused: must be above zero in price: b'{}'",
     ),
-    (errors.RecordError("no value", None), {"reason": "no value", "value": None}, "record refused: no value: b''"),
+    (
+        errors.RecordError("no value", None),
+        {"reason": "no value", "value": None},
+        "record refused: no value: b''",
+    ),
     (
         errors.OutsideWindow(61, 0, 60),
         {"event_time_us": 61, "start_us": 0, "end_us": 60},
@@ -49,11 +53,15 @@ def test_an_error_carries_its_facts_and_makes_its_sentence(
 
 
 def test_every_error_is_in_the_tree() -> None:
-    named = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
+    named = {
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)
+    }
     assert named == {type(error) for error, _, _ in EXAMPLES} | {CandlewickError}
     assert all(kind.__name__ in (errors.__doc__ or "") for kind in named)
 
 
-@pytest.mark.parametrize("error", [errors.DecodeError("x", "y", "z" * 10**6), errors.RecordError("y", b"z" * 10**6)])
+@pytest.mark.parametrize(
+    "error", [errors.DecodeError("x", "y", "z" * 10**6), errors.RecordError("y", b"z" * 10**6)]
+)
 def test_a_large_frame_does_not_make_a_large_sentence(error: CandlewickError) -> None:
     assert len(str(error)) < errors.EXCERPT + 100

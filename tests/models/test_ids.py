@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from models import ids
 
-QUICK = settings(deadline=None, max_examples=200)
+QUICK = settings(deadline=None, max_examples=100)
 
 small_sets = st.frozensets(st.integers(-3, 40), max_size=30)
 
@@ -52,14 +52,18 @@ def test_holds_is_membership(numbers: frozenset[int], number: int) -> None:
 
 @QUICK
 @given(small_sets, st.integers(-5, 45), st.integers(-5, 45))
-def test_missing_counts_the_ids_of_a_stretch_that_are_not_there(numbers: frozenset[int], low: int, high: int) -> None:
+def test_missing_counts_the_ids_of_a_stretch_that_are_not_there(
+    numbers: frozenset[int], low: int, high: int
+) -> None:
     assert ids.missing(ranges_of(numbers), low, high) == len(set(range(low, high + 1)) - numbers)
 
 
 @QUICK
 @given(small_sets, st.integers(-5, 45))
 def test_after_is_the_next_id_in_the_set(numbers: frozenset[int], number: int) -> None:
-    assert ids.after(ranges_of(numbers), number) == min((held for held in numbers if held > number), default=None)
+    assert ids.after(ranges_of(numbers), number) == min(
+        (held for held in numbers if held > number), default=None
+    )
 
 
 @pytest.mark.parametrize("extra", [1, 2, 100])

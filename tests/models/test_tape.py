@@ -23,7 +23,7 @@ from models.tape import CandleChange, CandleRow, Tape, TapeState, completeness, 
 from models.trade import Heartbeat, Trade
 from models.window import BY_NAME, WINDOWS
 
-THOROUGH = settings(deadline=None, max_examples=100)
+THOROUGH = settings(deadline=None, max_examples=60)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -77,7 +77,10 @@ def copy_of(tape: Tape) -> tuple[TapeState, Rows]:
 
 def sent(changes: Iterable[CandleChange]) -> list[tuple[str, int, int, bytes]]:
     """Return changes as they go out, byte for byte."""
-    return [(change.window.name, change.start_us, change.offset, msgspec.json.encode(change.value)) for change in changes]
+    return [
+        (change.window.name, change.start_us, change.offset, msgspec.json.encode(change.value))
+        for change in changes
+    ]
 
 
 def candles_shown(tape: Tape) -> dict[Key, Any]:
@@ -407,7 +410,9 @@ def test_any_order_within_the_grace_gives_the_same_candles(start_us: int, order:
     in_order = [trade(number, start_us + number * SECOND // 3, price=str(number)) for number in range(1, 13)]
     tape, _ = folded(log_of(*in_order))
     shuffled, _ = folded(log_of(*(in_order[number - 1] for number in order)))
-    assert {key: row.candle for key, row in shuffled.rows.items()} == {key: row.candle for key, row in tape.rows.items()}
+    assert {key: row.candle for key, row in shuffled.rows.items()} == {
+        key: row.candle for key, row in tape.rows.items()
+    }
     assert all(row.late_trades == row.revision == 0 for row in shuffled.rows.values())
 
 
@@ -421,7 +426,9 @@ def test_the_small_windows_sum_up_to_the_large_ones_late_trades_included(log: Lo
         sums: dict[int, dict[str, Fraction]] = {}
         for (name, start_us), candle in shown.items():
             if name == small:
-                sums_of_one = sums.setdefault(BY_NAME[large].start_of(start_us), dict.fromkeys(exact, Fraction()))
+                sums_of_one = sums.setdefault(
+                    BY_NAME[large].start_of(start_us), dict.fromkeys(exact, Fraction())
+                )
                 for figure in exact:
                     sums_of_one[figure] += Fraction(candle[figure])
         for start_us, sums_of_one in sums.items():
@@ -532,7 +539,12 @@ def test_a_trade_out_of_order_within_the_grace_is_not_late() -> None:
     tape, changes = folded(log_of(trade(1, MIDNIGHT), trade(3, end + GRACE - 1), trade(2, end - 1, "7")))
     assert changes == []
     candle = candles_shown(tape)["1m", MIDNIGHT]
-    assert (candle["close"], candle["state"], candle["late_trades"], candle["revision"]) == ("7", "open", 0, 0)
+    assert (candle["close"], candle["state"], candle["late_trades"], candle["revision"]) == (
+        "7",
+        "open",
+        0,
+        0,
+    )
 
 
 def test_a_late_trade_of_a_window_without_a_candle_makes_one_that_is_closed() -> None:
@@ -608,7 +620,12 @@ def test_a_heartbeat_that_knows_of_more_trades_says_what_is_missing() -> None:
 
 def test_ids_that_fell_into_another_window_are_not_missing() -> None:
     tape, _ = folded(
-        log_of(trade(1, MIDNIGHT), trade(2, MIDNIGHT + MINUTE), trade(3, MIDNIGHT + 1), trade(4, MIDNIGHT + MINUTE))
+        log_of(
+            trade(1, MIDNIGHT),
+            trade(2, MIDNIGHT + MINUTE),
+            trade(3, MIDNIGHT + 1),
+            trade(4, MIDNIGHT + MINUTE),
+        )
     )
     assert completeness_of(tape, MIDNIGHT) == (True, 0)
     assert completeness_of(tape, MIDNIGHT + MINUTE) == (True, 0)
@@ -618,7 +635,9 @@ def test_ids_that_fell_into_another_window_are_not_missing() -> None:
 
 
 def test_the_latest_candles_are_by_time_not_by_arrival() -> None:
-    tape, _ = folded(log_of(trade(2, MIDNIGHT + HOUR + MINUTE), trade(1, MIDNIGHT), trade(3, MIDNIGHT + 2 * HOUR)))
+    tape, _ = folded(
+        log_of(trade(2, MIDNIGHT + HOUR + MINUTE), trade(1, MIDNIGHT), trade(3, MIDNIGHT + 2 * HOUR))
+    )
     assert tape.state.latest == {"1m": MIDNIGHT + 2 * HOUR, "1h": MIDNIGHT + 2 * HOUR, "1d": MIDNIGHT}
     assert tape.state.latest_closed == {"1m": MIDNIGHT + HOUR + MINUTE, "1h": MIDNIGHT}
 
@@ -635,7 +654,9 @@ def test_the_time_of_receipt_is_the_highest_wherever_the_log_was_cut() -> None:
     assert folded(log)[0].state.received_time_us == 2_000
 
 
-@pytest.mark.parametrize("time_us", [0, 1, -1, -DAY, -62_135_596_800_000_000, 4_102_444_800_000_000, 253_402_300_799_999_999])
+@pytest.mark.parametrize(
+    "time_us", [0, 1, -1, -DAY, -62_135_596_800_000_000, 4_102_444_800_000_000, 253_402_300_799_999_999]
+)
 @pytest.mark.parametrize("grace_us", [0, GRACE])
 def test_a_time_far_away_is_folded_like_any_other(time_us: int, grace_us: int) -> None:
     log = log_of(

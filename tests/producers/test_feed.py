@@ -17,7 +17,8 @@ from models.errors import ConfigError
 from models.trade import Heartbeat, Trade
 from producers.codec import Refused
 from producers.exchanges.coinbase import Codec
-from producers.feed import Feed, FeedRefused, FeedSettings, backoff_s
+from producers.feed import Feed, FeedRefused
+from producers.feed_status import FeedSettings, backoff_s
 
 PATIENCE_S = 10
 QUICK = FeedSettings(
