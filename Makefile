@@ -12,9 +12,10 @@ ifneq ($(shell test -x $(BIN)/python && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-# Without a home that can be written, uv has no place for its cache.
+# Without a home that can be written there is no place for caches.
 ifeq ($(shell test -w "$$HOME" && echo yes),)
 export UV_NO_CACHE := 1
+export PIP_NO_CACHE_DIR := 1
 endif
 
 .DEFAULT_GOAL := help

@@ -6,6 +6,7 @@ An error that a user can cause is one line on standard error, and exit code 1 (2
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import structlog
 
 from candlewick import config
 from candlewick.screen import fail
@@ -44,7 +46,9 @@ def settings_of(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         @wraps(command)
         def run(**options: Any) -> Any:
             chosen = {name: options.pop(name) for name in names}
-            return command(config.load(os.environ, **chosen), **options)
+            settings = config.load(os.environ, **chosen)
+            log_to_stderr("warning" if command.__name__ == "up" else settings.log_level)
+            return command(settings, **options)
 
         decorated: Callable[..., Any] = run
         for name in reversed(names):
@@ -52,6 +56,22 @@ def settings_of(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         return decorated
 
     return decorate
+
+
+def log_to_stderr(level: str) -> None:
+    """Send log lines to standard error, so that what a command prints can be piped."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    # aiokafka says each retry as an error; the sink says it once, in a sentence.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 class OneLine(click.Group):

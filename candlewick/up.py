@@ -160,11 +160,7 @@ async def _follow(
         _, status = await web.get("/v1/status")
         screen.status(status)
         if time.monotonic() > end:
-            told = (status or {}).get("feeds") or []
-            error = next((feed["error"] for feed in told if feed.get("error")), None)
-            raise NotReady(
-                error or f"not ready within {READY_WITHIN_S:.0f} s; see {worker.log} and {producer.log}"
-            )
+            raise _not_ready(status, worker, producer)
         await asyncio.sleep(0.1)
     screen.ready()
     settled = 0
@@ -177,6 +173,18 @@ async def _follow(
                 screen.say("the recording is done")
                 return
         await asyncio.sleep(0.3 if done_url else POLL_S)
+
+
+def _not_ready(status: Any, worker: Child, producer: Child) -> NotReady:
+    """Say why nothing is ready yet, as far as it is known."""
+    waited = f"not ready within {READY_WITHIN_S:.0f} s"
+    for feed in (status or {}).get("feeds") or []:
+        if feed.get("state") != "connected":
+            last = (datadir.tail(producer.log, 1) or [""])[0]
+            return NotReady(
+                f"{waited}: the feed is not connected ({feed.get('error') or last}); see {producer.log}"
+            )
+    return NotReady(f"{waited}; see {worker.log} and {producer.log}")
 
 
 async def _is_done(web: Web, done_url: str, status: Any) -> bool:

@@ -61,7 +61,7 @@ def test_another_seed_is_another_market_and_a_product_does_not_depend_on_the_oth
     assert texts(alone) == [frame.text for frame in both if frame.product == "BTC-USD"]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 999),
     levels=st.sampled_from([1, 2, 5, 50]),

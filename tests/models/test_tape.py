@@ -23,7 +23,7 @@ from models.tape import CandleChange, CandleRow, Tape, TapeState, completeness, 
 from models.trade import Heartbeat, Trade
 from models.window import BY_NAME, WINDOWS
 
-THOROUGH = settings(deadline=None, max_examples=60)
+THOROUGH = settings(deadline=None, max_examples=100)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
