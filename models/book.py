@@ -19,6 +19,8 @@ from sortedcontainers import SortedDict
 
 from models.decimals import is_price, plain
 from models.errors import RecordError
+from models.times import EventTime
+from models.trade import UNREADABLE
 
 Level = tuple[Decimal, Decimal]
 """A price, and the whole size that rests there."""
@@ -27,9 +29,9 @@ Level = tuple[Decimal, Decimal]
 class _BookRecord(msgspec.Struct, frozen=True, tag_field="kind"):
     exchange: str
     symbol: str
-    event_time_us: int | None
+    event_time_us: EventTime | None
     """The exchange's time, microseconds since 1970; a snapshot of 2021 has none."""
-    received_time_us: int
+    received_time_us: EventTime
 
 
 class BookSnapshot(_BookRecord, frozen=True, tag="snapshot"):
@@ -90,7 +92,7 @@ def read_book(value: bytes | None) -> BookRecord:
         raise RecordError("no value", value)
     try:
         record: BookRecord = _decode(value)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise RecordError(str(error), value) from None
     if not isinstance(record, BookLost):
         for price, size in (*record.bids, *record.asks):

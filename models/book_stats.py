@@ -199,6 +199,7 @@ class BookTape:
         self.book: OrderBook | None = None
         """None until a snapshot or a keyframe was read since the start."""
         self.held = state.keyframe_held
+        self._begins = state.keyframe_offset
         self._unsampled = False  # a snapshot without a time waits for the next record's
         self._run: BookStats | None = None
         self._run_first = self._run_last = -1
@@ -216,6 +217,8 @@ class BookTape:
         changes: list[BookChange] = []
         with decimal.localcontext(EXACT):
             for offset, record in records:
+                if offset < self._begins:
+                    continue  # read again for another symbol's sake, whose keyframe is older
                 self._fold_one(offset, record, changes)
                 if offset <= self.state.offset:
                     self._end_run()  # read again after a restart: each row decides, record by record
@@ -230,7 +233,7 @@ class BookTape:
             state.keyframe_offset, state.keyframe_held = offset, held
         if not at_us:  # no frame had a time yet: the book is there, its window is not known
             news, in_step = self._apply(record, held)
-            self._unsampled = news and in_step
+            self._unsampled = in_step and (news or self._unsampled)
             self.held = Held(0, in_step)
             return
         if held.at_us and SMALLEST.start_of(at_us) != SMALLEST.start_of(held.at_us):

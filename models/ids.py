@@ -28,8 +28,8 @@ def union(left: Ranges, right: Ranges) -> Ranges:
     """Return every id of both sets; ranges that touch become one."""
     if not left or not right:
         return left or right
-    if right[0][0] == left[-1][1] + 1:  # what happens on a feed without gaps
-        return (*left[:-1], (left[-1][0], right[0][1]), *right[1:])
+    if right[0][0] == left[-1][1] + 1 and len(right) == 1:  # what happens on a feed without gaps
+        return (*left[:-1], (left[-1][0], right[0][1]))
     merged: list[tuple[int, int]] = []
     for low, high in sorted(left + right):
         if merged and low <= merged[-1][1] + 1:

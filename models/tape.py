@@ -17,7 +17,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterable, MutableMapping
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -165,6 +165,10 @@ class Tape:
                 row = self.rows.get(key)
                 if row is None or row.offset < run[-1][0]:
                     self._fold_singly(window, key, run, changes)
+                row = self.rows[key]
+                if not row.closed and key not in self.state.open and self._is_over(*key):
+                    # The state has closed it and said so, the row is older than that.
+                    self.rows[key] = msgspec.structs.replace(row, closed=True)
 
     def _fold_singly(
         self, window: Window, key: RowKey, run: list[tuple[int, Trade]], changes: list[CandleChange]
@@ -177,6 +181,7 @@ class Tape:
                 row = CandleRow(offset, Candle.of((trade,)), closed, late_trades=int(closed))
                 self._opened(key)
             elif offset <= row.offset:
+                self._opened(key)  # the state may be older than the row
                 continue
             elif ids.holds(row.candle.ids, trade.trade_id):
                 self.rows[key] = msgspec.structs.replace(row, offset=offset)
@@ -210,18 +215,18 @@ class Tape:
         state = self.state
         state.seen = ids.union(state.seen, whole.ids)
         state.last_known_id = max(state.last_known_id, state.seen[-1][1])
-        state.received_time_us = max(state.received_time_us, trades[-1].received_time_us)
+        state.received_time_us = max(state.received_time_us, max(map(_received, trades)))
         last = trades[-1] if whole.closed == _moment(trades[-1]) else max(trades, key=_moment)
         if state.last_trade is None or _moment(last) > _moment(state.last_trade):
             state.last_trade = last
 
     def _opened(self, key: RowKey) -> None:
-        """Note a row that is new."""
+        """Note a row that is there; it may be known."""
         name, start_us = key
         state = self.state
         if self._is_over(name, start_us):
             state.latest_closed[name] = max(start_us, state.latest_closed.get(name, 0))
-        else:
+        elif key not in state.open:
             state.open = [*state.open, key]
             self._due = self._next_due()
         state.latest[name] = max(start_us, state.latest.get(name, 0))
@@ -246,6 +251,9 @@ class Tape:
 
     def _change(self, window: Window, start_us: int, row: CandleRow) -> CandleChange:
         return CandleChange(window, start_us, row.offset, describe(window, start_us, row, self.state))
+
+
+_received = attrgetter("received_time_us")
 
 
 def _moment(trade: Trade) -> tuple[int, int]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_US = 253_402_300_799_999_999
 """The last microsecond of the year 9999."""
+
+EventTime = Annotated[int, msgspec.Meta(ge=0, le=LAST_US - 86_400_000_000)]
+"""Microseconds since 1970 of something that happened: early enough that its day ends in the year 9999."""
 
 
 def rfc3339(time_us: int) -> str:
@@ -25,8 +31,8 @@ def parse_rfc3339(text: str) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no offset: end it with Z for UTC")
     time_us = (moment - EPOCH) // timedelta(microseconds=1)
-    if time_us < 0:
-        raise ValueError(f"{text!r} is before 1970")
+    if not 0 <= time_us <= LAST_US:
+        raise ValueError(f"{text!r} is outside the years 1970 to 9999")
     return time_us
 
 

@@ -7,14 +7,17 @@ through the same log as the trades, so that a replay moves a quiet symbol's cloc
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from models.decimals import is_price, plain
 from models.errors import RecordError
+from models.times import EventTime
 
 TakerSide = Literal["buy", "sell"]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+"""A number that an exchange gives out one after the other."""
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
@@ -22,16 +25,16 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
     exchange: str
     symbol: str
-    trade_id: int
+    trade_id: Count
     price: Decimal
     size: Decimal
     taker_side: TakerSide
     """The side of the order that crossed the spread: ``buy`` lifted an ask."""
-    event_time_us: int
+    event_time_us: EventTime
     """The exchange's time, microseconds since 1970, UTC."""
-    received_time_us: int
+    received_time_us: EventTime
     """Our clock, when the frame arrived."""
-    sequence: int | None = None
+    sequence: Count | None = None
     """The exchange's own counter, where it has one; Coinbase counts all order events of a product."""
 
     def to_json(self) -> bytes:
@@ -50,10 +53,10 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="he
 
     exchange: str
     symbol: str
-    last_trade_id: int
-    event_time_us: int
-    received_time_us: int
-    sequence: int | None = None
+    last_trade_id: Count
+    event_time_us: EventTime
+    received_time_us: EventTime
+    sequence: Count | None = None
 
     def to_json(self) -> bytes:
         """Return the record's value: one line of JSON."""
@@ -63,6 +66,9 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="he
 _encoder = msgspec.json.Encoder()
 _decode_trade = msgspec.json.Decoder(Trade).decode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes that are not ours may raise."""
 
 
 def read_trade(value: bytes | None) -> Trade | Heartbeat:
@@ -75,10 +81,10 @@ def read_trade(value: bytes | None) -> Trade | Heartbeat:
         raise RecordError("no value", value)
     try:
         trade = _decode_trade(value)
-    except (msgspec.DecodeError, RecursionError) as not_a_trade:
+    except UNREADABLE as not_a_trade:
         try:
             return _decode_heartbeat(value)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             raise RecordError(str(not_a_trade), value) from None
     if not (is_price(trade.price) and is_price(trade.size)):
         raise RecordError("price and size must be above zero, of at most 28 digits", value)

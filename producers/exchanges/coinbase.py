@@ -21,7 +21,7 @@ from models.book import BookDelta, BookSnapshot, Level
 from models.decimals import parse, parse_positive
 from models.errors import DecodeError
 from models.times import parse_rfc3339
-from models.trade import Heartbeat, Trade
+from models.trade import Count, Heartbeat, Trade
 from producers import codec
 from producers.codec import CHANNELS, Event, Refused, Subscribed, Unknown
 
@@ -49,7 +49,6 @@ SYMBOL = r"\A[A-Z0-9]{1,20}-[A-Z0-9]{1,20}\Z"
 """What a product id looks like. It becomes part of keys, paths and hand-written JSON."""
 
 _Symbol = Annotated[str, Meta(pattern=SYMBOL)]
-_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[
     str, Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z\Z")
 ]
@@ -62,8 +61,8 @@ class _Message(Struct, frozen=True, gc=False, tag_field="type"):
 
 class _Match(_Message, frozen=True, gc=False, tag="match"):
     product_id: _Symbol
-    trade_id: _Count
-    sequence: _Count
+    trade_id: Count
+    sequence: Count
     side: _Side
     price: str
     size: str
@@ -76,8 +75,8 @@ class _LastMatch(_Match, frozen=True, gc=False, tag="last_match"):
 
 class _Heartbeat(_Message, frozen=True, gc=False, tag="heartbeat"):
     product_id: _Symbol
-    last_trade_id: _Count
-    sequence: _Count
+    last_trade_id: Count
+    sequence: Count
     time: _Time
 
 

@@ -341,7 +341,8 @@ def test_records_that_come_again_change_nothing(log: Log, grace_us: int, data: s
         told_at_first += tape.fold(log[data.draw(st.integers(0, read)) : read_to])
         read = read_to
         before = copy_of(tape)
-        assert tape.fold(log[data.draw(st.integers(0, read)) : read]) == []
+        low, high = sorted((data.draw(st.integers(0, read)), data.draw(st.integers(0, read))))
+        assert tape.fold(log[low:high]) == []
         assert copy_of(tape) == before
     whole, changes = folded(log, grace_us)
     assert copy_of(tape) == copy_of(whole)
@@ -655,7 +656,7 @@ def test_the_time_of_receipt_is_the_highest_wherever_the_log_was_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "time_us", [0, 1, -1, -DAY, -62_135_596_800_000_000, 4_102_444_800_000_000, 253_402_300_799_999_999]
+    "time_us", [0, 1, -1, -DAY, -62_135_596_800_000_000, 4_102_444_800_000_000, 253_402_214_399_999_999]
 )
 @pytest.mark.parametrize("grace_us", [0, GRACE])
 def test_a_time_far_away_is_folded_like_any_other(time_us: int, grace_us: int) -> None:

@@ -42,7 +42,7 @@ numbers = st.builds(
     st.integers(1, 10**28 - 1) | st.integers(1, 10**5),
     st.integers(0, 28),
 )
-counts = st.integers(0, 2**63 - 1)
+counts = st.integers(0, 253_402_214_399_999_999)
 symbols = st.from_regex(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}", fullmatch=True)
 trades = st.builds(
     Trade,
