@@ -19,7 +19,7 @@ export PIP_NO_CACHE_DIR := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check test-broker bench golden lock format clean lint
+.PHONY: help setup up test check test-broker bench readme golden lock format clean lint
 
 help:
 	@echo "make TARGET [ARGS=...]"
@@ -27,7 +27,7 @@ help:
 
 setup: $(STAMP) ## Make .venv from requirements.lock, and fetch Kafka's jars; the second time there is nothing to do
 	@$(BIN)/python -c 'import sys; sys.excepthook = lambda _, error, __: print("make:", error, file=sys.stderr); \
-		from candlewick import jars; jars.resolve()' || \
+		from candlewick.kafka import jars; jars.resolve()' || \
 		echo "make: the rest is ready; the jars come with the first command that needs them" >&2
 
 up: $(STAMP) ## Run everything on this machine; ARGS go to `candlewick up`, such as ARGS='--feed live'
@@ -44,6 +44,9 @@ test-broker: $(STAMP) ## Only the tests that start a real Kafka
 
 bench: $(STAMP) ## Timings of this machine
 	$(BIN)/python -m bench $(ARGS)
+
+readme: $(STAMP) ## Rewrite the README's table of settings from the code
+	$(BIN)/python tests/test_readme.py
 
 golden: $(STAMP) ## Rewrite the expected values of the golden frames; review the difference
 	$(BIN)/python tests/producers/test_golden.py

@@ -30,7 +30,7 @@ from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
 from bench.pure import book_fold, candle_fold, codec, reference
 from bench.sinking import sink
-from candlewick import jars
+from candlewick.kafka import jars
 from models.errors import CandlewickError
 
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench.json"

@@ -10,8 +10,8 @@ from decimal import Decimal
 from bench import log, market
 from bench.figures import Figures, Inexact, Measure, Need, Plan
 from bench.worker import Worker
-from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
+from candlewick.kafka.broker import EmbeddedBroker
 
 NEED = Need(">=", 100_000)
 SLOWEST = 5_000

@@ -11,8 +11,8 @@ from bench import market
 from bench.figures import Figures, Plan
 from bench.worker import TooSlow, Worker
 from candlewick import topics
-from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
+from candlewick.kafka.broker import EmbeddedBroker
 from models.trade import Trade
 from producers.sink import Sink
 from producers.topic import ensure_topics

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from candlewick.jars import KAFKA_VERSION
+from candlewick.kafka.jars import KAFKA_VERSION
 
 
 def describe() -> dict[str, str]:

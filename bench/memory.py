@@ -12,8 +12,8 @@ from bench import market
 from bench.figures import Figures, Inexact, Need, Plan
 from bench.worker import Process, TooSlow, Worker
 from candlewick import topics
-from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
+from candlewick.kafka.broker import EmbeddedBroker
 from models.book import BookDelta, BookSnapshot
 from models.trade import Trade
 from producers.sink import Sink

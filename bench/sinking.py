@@ -7,8 +7,8 @@ import time
 from bench import market
 from bench.figures import Figures, Plan
 from candlewick import topics
-from candlewick.broker import EmbeddedBroker
 from candlewick.config import Settings
+from candlewick.kafka.broker import EmbeddedBroker
 from producers.sink import Sink
 from producers.topic import ensure_topics
 

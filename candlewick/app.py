@@ -13,8 +13,9 @@ from typing import Any
 
 import faust
 
-from candlewick import broker_address, config, datadir, topics
+from candlewick import config, datadir, topics
 from candlewick.checkpoint import Checkpoint
+from candlewick.kafka import address
 from candlewick.transport import BatchTransport
 from models.errors import CandlewickError
 from producers.topic import ensure_topics
@@ -27,7 +28,7 @@ class Application(faust.App):
 
     def __init__(self, settings: config.Settings, **options: Any) -> None:
         self.settings = settings
-        self.bootstrap = broker_address.find(settings)
+        self.bootstrap = address.find(settings)
         (datadir.prepare(settings.data_dir) / "tables").mkdir(exist_ok=True)
         self.checkpoint = Checkpoint(self, settings.session_s)
         brokers = [f"aiokafka://{address.strip()}" for address in self.bootstrap.split(",")]

@@ -105,8 +105,8 @@ def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
 @settings_of("feed", "products", "speed", "seed", "data_dir", "port", "host", "broker", "exchange")
 def up(settings: config.Settings, exit_when_done: bool) -> None:
     """Everything on one machine: Kafka, feed, producer, worker, web views."""
-    from candlewick import jars
     from candlewick import up as whole
+    from candlewick.kafka import jars
 
     if not settings.broker:
         jars.resolve()  # before the event loop, so that Ctrl-C ends a download at once
@@ -120,7 +120,8 @@ def up(settings: config.Settings, exit_when_done: bool) -> None:
 @settings_of("data_dir")
 def broker(settings: config.Settings, broker_port: int | None) -> None:
     """The embedded Kafka alone; prints its bootstrap address."""
-    from candlewick import datadir, jars, services
+    from candlewick import datadir, services
+    from candlewick.kafka import jars
 
     data_dir = datadir.prepare(settings.data_dir)
     jars.resolve()
@@ -132,11 +133,11 @@ def broker(settings: config.Settings, broker_port: int | None) -> None:
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def kafka(tool: str, args: tuple[str, ...]) -> None:
     """One of Kafka's own tools, such as: kafka console-consumer --topic trades --from-beginning"""
-    from candlewick import broker_address
-    from candlewick.kafka_tools import tool_command
+    from candlewick.kafka import address
+    from candlewick.kafka.tools import tool_command
 
     settings = config.load(os.environ)
-    argv = tool_command(tool, list(args), broker_address.find(settings))
+    argv = tool_command(tool, list(args), address.find(settings))
     os.execv(argv[0], argv)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from candlewick import broker_address, datadir, feeds, topics
-from candlewick.broker import EmbeddedBroker
+from candlewick import datadir, feeds, topics
 from candlewick.config import Settings, env_name
+from candlewick.kafka import address
+from candlewick.kafka.broker import EmbeddedBroker
 from candlewick.screen import fail
 from candlewick.stopping import stop_event
 from models.errors import CandlewickError, ConfigError, DecodeError
@@ -68,7 +69,7 @@ async def run_producer(settings: Settings) -> None:
     source = feeds.resolve(settings)
     if not source.url:
         raise ConfigError("feed", settings.feed, "live, or the address of a mock exchange, ws://host:port")
-    bootstrap = broker_address.find(settings)
+    bootstrap = address.find(settings)
     await ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication)
     with _recorder(settings) as recorder:
         undelivered = await produce(
@@ -89,7 +90,7 @@ async def run_producer(settings: Settings) -> None:
 def run_worker(settings: Settings) -> None:
     """Become ``faust -A candlewick.app worker``; returns only with an error."""
     data_dir = datadir.prepare(settings.data_dir)
-    bootstrap = broker_address.find(settings)
+    bootstrap = address.find(settings)
     # Faust would do it too, and say what is wrong between forty lines of its own.
     asyncio.run(ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication))
     env = {**settings.env(), env_name("data_dir"): str(data_dir), env_name("broker"): bootstrap}
@@ -103,7 +104,7 @@ def run_worker(settings: Settings) -> None:
 async def run_replay(settings: Settings, file: Path) -> None:
     """Send a recording through codec and sink into Kafka."""
     source = feeds.resolve(settings.model_copy(update={"feed": str(file)}))
-    bootstrap = broker_address.find(settings)
+    bootstrap = address.find(settings)
     await ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication)
     codec = codec_class(settings.exchange)()
     wanted = set(source.products)

@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 
 from candlewick import datadir, feeds, topics
-from candlewick.broker import EmbeddedBroker
 from candlewick.children import Child
 from candlewick.config import Settings
+from candlewick.kafka.broker import EmbeddedBroker
 from candlewick.screen import Screen
 from candlewick.stopping import stop_event
 from models.errors import CandlewickError, ConfigError

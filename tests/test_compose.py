@@ -14,8 +14,9 @@ import click
 import pytest
 import yaml
 
-from candlewick import broker, config, feeds
-from candlewick.jars import KAFKA_VERSION
+from candlewick import config, feeds
+from candlewick.kafka import settings
+from candlewick.kafka.jars import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -230,7 +231,7 @@ def test_kafka_is_the_version_that_tests_run_on() -> None:
 
 
 def test_kafka_is_set_up_like_the_embedded_one() -> None:
-    embedded = broker._SETTINGS
+    embedded = settings.SETTINGS
     here = {
         name.removeprefix("KAFKA_").replace("_", ".").lower(): value
         for name, value in environment("kafka").items()

@@ -21,9 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "producers", "tables", "agents", "candlewick")
 
 CORE = tuple(f"candlewick.{name}" for name in ("app", "config", "topics", "transport", "checkpoint"))
-LOCAL = tuple(
-    f"candlewick.{name}" for name in ("broker", "broker_address", "datadir", "guard", "jars", "kafka_tools")
-)
+LOCAL = tuple(f"candlewick.{name}" for name in ("kafka", "datadir", "guard"))
 DECLARED = tuple(f"candlewick.{name}" for name in ("app", "config", "topics"))
 ROOMS: dict[str, tuple[str, ...]] = {
     # What a module may import beside its own room. The longest name that fits is a module's room.

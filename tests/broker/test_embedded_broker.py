@@ -18,8 +18,9 @@ import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from candlewick import guard, jars
-from candlewick.broker import (
+from candlewick import guard
+from candlewick.kafka import jars
+from candlewick.kafka.broker import (
     DataDirBroken,
     DataDirInUse,
     EmbeddedBroker,
@@ -27,8 +28,8 @@ from candlewick.broker import (
     StartFailed,
     running_broker,
 )
-from candlewick.jars import JarsUnavailable
-from candlewick.kafka_tools import UnknownTool, tool_command
+from candlewick.kafka.jars import JarsUnavailable
+from candlewick.kafka.tools import UnknownTool, tool_command
 
 pytestmark = pytest.mark.broker
 on_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -36,7 +37,7 @@ on_one_loop = pytest.mark.asyncio(loop_scope="module")
 PATIENCE_S = 90
 OWNER = """
 import asyncio, sys
-from candlewick.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker
 async def main():
     async with EmbeddedBroker(sys.argv[1]) as broker:
         print(broker.pid, flush=True)

@@ -21,7 +21,7 @@ from aiokafka.errors import LeaderNotAvailableError
 from aiokafka.partitioner import murmur2
 from websockets.asyncio.server import serve
 
-from candlewick.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker
 from models.book import BookKeyframe, BookLost, BookSnapshot, read_book
 from models.errors import TopicError
 from models.trade import Heartbeat, Trade, read_trade

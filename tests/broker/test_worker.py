@@ -180,7 +180,7 @@ def test_what_a_user_asks_wrongly_is_answered_with_its_problem(run, kafka, tmp_p
 
 async def test_a_recording_of_2021_stays_in_a_topic_of_seven_days(tmp_path):
     """Retention counts from the record's timestamp: with the exchange's own, the broker sweeps it at once."""
-    from candlewick.broker import EmbeddedBroker
+    from candlewick.kafka.broker import EmbeddedBroker
 
     old = 1_618_677_817_000_000
     swept, kept = TopicSpec("swept", 1, {"retention.ms": "604800000"}), topics.specs(config.load({}))

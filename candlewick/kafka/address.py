@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from candlewick.broker import running_broker
 from candlewick.config import Settings
+from candlewick.kafka.broker import running_broker
 from models.errors import CandlewickError
 
 

