@@ -1,10 +1,10 @@
-"""What every agent does with a batch: read its records, by symbol, and dead-letter what cannot be read."""
+"""What every agent does with a batch: read it, fold it by symbol, keep the rows, send what is new."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -12,19 +12,96 @@ from candlewick import topics
 from candlewick.app import app
 from candlewick.transport import RecordBatch
 from models.errors import RecordError
+from models.times import rfc3339
+from models.window import Window
+from tables.rows import RowTable, SymbolRows, state_key
 
-Value = TypeVar("Value", bound=Any)
+
+class Change(Protocol):
+    """Something about a window that the world should hear of."""
+
+    @property
+    def window(self) -> Window: ...
+    @property
+    def start_us(self) -> int: ...
+    @property
+    def value(self) -> dict[str, object]: ...
 
 
-def by_symbol(
-    batch: RecordBatch, read: Callable[[bytes | None], Value]
-) -> dict[str, list[tuple[int, Value]]]:
+class Fold(Protocol):
+    """The fold of one symbol: `models.tape.Tape`, `models.book_stats.BookTape`."""
+
+    @property
+    def state(self) -> Any: ...
+    def fold(self, records: Iterable[tuple[int, Any]], /) -> Iterable[Change]: ...
+
+
+Tape = TypeVar("Tape", bound=Fold)
+
+
+class Folding(Generic[Tape]):
+    """Folds the batches of one source topic into one table, and sends changes to one topic.
+
+    Arguments:
+        read: a record's value into what the fold takes; raises `RecordError`.
+        begin: a symbol's fold, from its key, its kept state or None, and its rows.
+        start_of: the offset to begin with, from the partition and the committed offset.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        changes: str,
+        table: RowTable[Any, Any],
+        read: Callable[[bytes | None], Any],
+        begin: Callable[[str, Any, SymbolRows[Any]], Tape],
+        start_of: Callable[[int, int], int],
+    ) -> None:
+        self._changes = changes
+        self._table = table
+        self._read = read
+        self._begin = begin
+        self.tapes: dict[tuple[int, str], Tape] = {}
+        """By (partition, symbol key), since the assignment."""
+        app.checkpoint.source(source, start_of, self.tapes.clear)
+
+    async def run(self, stream: Any) -> None:
+        """Fold each batch of a stream, for as long as it goes."""
+        async for event in stream.events():
+            batch: RecordBatch = event.value
+            if batch.epoch != app.consumer.epoch:
+                continue  # fetched before the last revoke: its partition begins again
+            self.fold(batch)
+            await app.checkpoint.drain()
+
+    def fold(self, batch: RecordBatch) -> None:
+        """Fold a batch: no await between the first read and the last write."""
+        partition = batch.tp.partition
+        rows = self._table.rows(partition)
+        for symbol_key, records in by_symbol(batch, self._read).items():
+            tape = self.tapes.get((partition, symbol_key))
+            if tape is None:
+                tape = self._begin(symbol_key, rows.state(symbol_key), rows.of(symbol_key))
+                self.tapes[partition, symbol_key] = tape
+            for change in tape.fold(records):
+                self._send(symbol_key, change)
+            rows.put(state_key(symbol_key), tape.state)
+        app.checkpoint.folded(batch.tp, batch.records[-1].offset + 1)
+
+    def _send(self, symbol_key: str, change: Change) -> None:
+        exchange, symbol = symbol_key.split(":", 1)
+        key = f"{symbol_key}:{change.window.name}:{rfc3339(change.start_us)}"
+        value = {"exchange": exchange, "symbol": symbol, **change.value}
+        app.checkpoint.send(self._changes, key.encode(), msgspec.json.encode(value))
+
+
+def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[str, list[tuple[int, Any]]]:
     """Return the records of a batch as (offset, value), by symbol key, in the order of the log.
 
     A record that cannot be read, or whose key is not that of its symbol, is dead-lettered.
     """
-    symbols: dict[str, list[tuple[int, Value]]] = {}
-    keys: dict[bytes, tuple[str, str, list[tuple[int, Value]]]] = {}
+    symbols: dict[str, list[tuple[int, Any]]] = {}
+    keys: dict[bytes, tuple[str, str, list[tuple[int, Any]]]] = {}
     for record in batch.records:
         try:
             value = read(record.value)

@@ -137,7 +137,7 @@ def describe_stats(
 
 def describe_book(partition: int, symbol_key: str, start_us: int, row: BookStatsRow) -> dict[str, Any]:
     """Return a window's book statistics; whether the book is in step is said as of now."""
-    live = books.tapes.get((partition, symbol_key))
+    live = books.folding.tapes.get((partition, symbol_key))
     return {
         "start": rfc3339(start_us),
         **row.stats.figures(),
@@ -226,7 +226,7 @@ def describe_product(partition: int, symbol_key: str) -> dict[str, Any]:
     now_us = time.time_ns() // 1000
     tape = candles.state(partition, symbol_key)
     book = book_stats.state(partition, symbol_key)
-    live = books.tapes.get((partition, symbol_key))
+    live = books.folding.tapes.get((partition, symbol_key))
     trade = tape.last_trade if tape else None
     minute = candles.latest(partition, symbol_key, "1m")
     day = candles.latest(partition, symbol_key, "1d")

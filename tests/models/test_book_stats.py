@@ -461,6 +461,8 @@ def test_a_snapshot_without_a_time_counts_in_the_window_of_the_frame_that_follow
     book = shown(tape)
     assert (book["updates"], book["resyncs"], book["spread_open"]) == (2, 0, "1")
     assert book["in_step_share"] is None
+    tape.fold([(2, delta(MIDNIGHT + 2 * SECOND))])
+    assert shown(tape)["updates"] == 3
     assert tape.state.latest == dict.fromkeys(BY_NAME, MIDNIGHT)
 
 

@@ -247,7 +247,10 @@ def latest_of(keys: Iterable[Key]) -> dict[str, int]:
 # Logs.
 
 
-STEPS = (0, 0, 1, SECOND, 10 * SECOND, 10 * SECOND, 58 * SECOND, 65 * SECOND, 20 * MINUTE, HOUR, DAY)
+STEPS = (0, 1, SECOND, 10 * SECOND, 10 * SECOND, 20 * SECOND, 58 * SECOND, 20 * MINUTE, HOUR, DAY)
+PACES = st.sampled_from(((10 * SECOND,), (0, 3 * SECOND, 20 * SECOND), STEPS, STEPS))
+TROUBLE = ("late", "twice", "lost", "heartbeat", "heartbeat")
+KINDS = st.sampled_from((("trade",), ("trade",) * 8 + ("late", "heartbeat"), ("trade",) * 6 + TROUBLE))
 numbers = st.builds(
     lambda digits, places: Decimal((0, tuple(map(int, str(digits))), -places)),
     st.integers(1, 10**28 - 1) | st.integers(1, 10**5),
@@ -260,12 +263,14 @@ def logs(draw: st.DrawFn, max_size: int = 25) -> Log:
     """Draw the log of a market: ids rise with time there, but some trades come late, twice or never."""
     time_us = MIDNIGHT + draw(st.sampled_from((0, 30 * SECOND, HOUR - 20 * SECOND, DAY - 70 * SECOND)))
     trade_id = draw(st.sampled_from((0, 0, 7)))
+    pace, kinds = draw(PACES), draw(KINDS)
     placed: list[tuple[int, int, Event]] = []
     for place in range(draw(st.integers(1, max_size))):
-        time_us += draw(st.sampled_from(STEPS))
-        kind = draw(st.sampled_from(("trade",) * 6 + ("late", "twice", "lost", "heartbeat", "heartbeat")))
+        time_us += draw(st.sampled_from(pace))
+        kind = draw(st.sampled_from(kinds))
         if kind == "heartbeat":
-            placed.append((place, len(placed), heartbeat(trade_id, time_us)))
+            ahead_us = draw(st.sampled_from((0, 0, 0, 2 * MINUTE)))
+            placed.append((place, len(placed), heartbeat(trade_id, time_us + ahead_us)))
             continue
         trade_id += 1
         if kind == "lost":
@@ -291,7 +296,7 @@ def logs(draw: st.DrawFn, max_size: int = 25) -> Log:
     ]
 
 
-graces = st.sampled_from((GRACE, GRACE, 0, 90 * SECOND))
+graces = st.sampled_from((GRACE, 20 * SECOND, 0, 90 * SECOND))
 
 
 def cuts(log: Log) -> st.SearchStrategy[list[int]]:
@@ -644,10 +649,14 @@ def test_the_latest_candles_are_by_time_not_by_arrival() -> None:
 
 
 def test_the_last_trade_is_the_latest_by_time_then_id() -> None:
-    log = log_of(trade(5, MIDNIGHT + 9), trade(6, MIDNIGHT + 9), trade(4, MIDNIGHT + 9), trade(7, MIDNIGHT))
-    last = folded(log)[0].state.last_trade
-    assert last is not None
-    assert last.trade_id == 6
+    tape, last = new_tape(), []
+    for record in log_of(
+        trade(5, MIDNIGHT + 9), trade(6, MIDNIGHT + 9), trade(4, MIDNIGHT + 9), trade(7, MIDNIGHT)
+    ):
+        tape.fold([record])
+        assert tape.state.last_trade is not None
+        last.append(tape.state.last_trade.trade_id)
+    assert last == [5, 6, 6, 6]
 
 
 def test_the_time_of_receipt_is_the_highest_wherever_the_log_was_cut() -> None:
