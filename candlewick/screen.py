@@ -61,6 +61,7 @@ class Screen:
     def ready(self) -> None:
         """Say that all is ready, and where."""
         self._is_ready = True
+        self._told_at = time.monotonic() - PLAIN_EVERY_S + 5  # the first line once there is a rate to tell
         for name, (state, detail) in self._components.items():
             if state == "starting":
                 self._components[name] = ("up", detail)

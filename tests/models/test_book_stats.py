@@ -23,7 +23,7 @@ from models.book_stats import BookChange, BookState, BookStatsRow, BookTape, des
 from models.errors import RecordError
 from models.window import BY_NAME, WINDOWS
 
-THOROUGH = settings(deadline=None, max_examples=100)
+THOROUGH = settings(deadline=None, max_examples=70)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND

@@ -23,7 +23,7 @@ from models.tape import CandleChange, CandleRow, Tape, TapeState, completeness, 
 from models.trade import Heartbeat, Trade
 from models.window import BY_NAME, WINDOWS
 
-THOROUGH = settings(deadline=None, max_examples=100)
+THOROUGH = settings(deadline=None, max_examples=70)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -459,6 +459,13 @@ def test_a_candle_closes_when_the_watermark_is_past_its_end_and_the_grace() -> N
     assert candles_shown(tape)["1m", MIDNIGHT]["state"] == "closed"
     assert candles_shown(tape)["1m", MIDNIGHT]["revision"] == 0
     assert candles_shown(tape)["1m", end]["trade_count"] == 2
+
+
+def test_a_candle_closes_at_the_record_that_passed_its_grace_not_at_the_next() -> None:
+    due = MIDNIGHT + MINUTE + GRACE
+    log = log_of(trade(1, MIDNIGHT), trade(2, due - 1), trade(3, due), trade(4, due - 1), trade(5, due + 1))
+    _, [change] = folded(log)
+    assert change.offset == 2
 
 
 def test_a_heartbeat_closes_the_candle_of_a_quiet_symbol() -> None:
