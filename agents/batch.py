@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,7 +9,8 @@ import msgspec
 
 from candlewick import topics
 from candlewick.app import app
-from candlewick.transport import RecordBatch
+from candlewick.transport import Record, RecordBatch
+from models.dead_letter import dead_letter_json
 from models.errors import RecordError
 from models.times import rfc3339
 from models.window import Window
@@ -63,7 +63,13 @@ class Folding(Generic[Tape]):
         self._begin = begin
         self.tapes: dict[tuple[int, str], Tape] = {}
         """By (partition, symbol key), since the assignment."""
-        app.checkpoint.source(source, start_of, self.tapes.clear)
+        app.checkpoint.source(source, start_of, self.newest, self.tapes.clear)
+
+    def newest(self, partition: int) -> int:
+        """Return the last offset of a partition that the kept rows include, or -1."""
+        rows = self._table.rows(partition)
+        states = [rows.state(symbol_key) for symbol_key in rows.symbol_keys()]
+        return max((state.offset for state in states if state), default=-1)
 
     async def run(self, stream: Any) -> None:
         """Fold each batch of a stream, for as long as it goes."""
@@ -71,8 +77,15 @@ class Folding(Generic[Tape]):
             batch: RecordBatch = event.value
             if batch.epoch != app.consumer.epoch:
                 continue  # fetched before the last revoke: its partition begins again
-            self.fold(batch)
-            await app.checkpoint.drain()
+            try:
+                self.fold(batch)
+                await app.checkpoint.drain()
+            except Exception as error:
+                # Faust would commit, and go on with the next batch: this one would be lost.
+                app.log.exception("a batch of %s could not be folded, the worker ends", batch.tp)
+                app.checkpoint.fail(error)
+                await app.consumer.crash(error)
+                return
 
     def fold(self, batch: RecordBatch) -> None:
         """Fold a batch: no await between the first read and the last write."""
@@ -86,7 +99,7 @@ class Folding(Generic[Tape]):
             for change in tape.fold(records):
                 self._send(symbol_key, change)
             rows.put(state_key(symbol_key), tape.state)
-        app.checkpoint.folded(batch.tp, batch.records[-1].offset + 1)
+        app.checkpoint.folded(batch.tp, batch.records[-1][0] + 1)
 
     def _send(self, symbol_key: str, change: Change) -> None:
         exchange, symbol = symbol_key.split(":", 1)
@@ -101,31 +114,28 @@ def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[s
     A record that cannot be read, or whose key is not that of its symbol, is dead-lettered.
     """
     symbols: dict[str, list[tuple[int, Any]]] = {}
-    keys: dict[bytes, tuple[str, str, list[tuple[int, Any]]]] = {}
+    keys: dict[bytes | None, tuple[str, str, Callable[[tuple[int, Any]], None]]] = {}
     for record in batch.records:
+        offset, key, raw, _ = record
         try:
-            value = read(record.value)
-            exchange, symbol, values = keys.get(record.key) or ("", "", None)
-            if value.symbol != symbol or value.exchange != exchange or values is None:
-                key = f"{value.exchange}:{value.symbol}"
-                if record.key != key.encode():
-                    raise RecordError(f"its key is {record.key!r}, its symbol is {key}", record.value)
-                values = symbols[key] = []
-                keys[record.key] = (value.exchange, value.symbol, values)
+            value = read(raw)
+            known = keys.get(key)
+            if known is None or value.symbol != known[1] or value.exchange != known[0]:
+                symbol_key = f"{value.exchange}:{value.symbol}"
+                if key != symbol_key.encode():
+                    raise RecordError(f"its key is {key!r}, its symbol is {symbol_key}", raw)
+                values = symbols[symbol_key] = []
+                known = keys[key] = (value.exchange, value.symbol, values.append)
         except RecordError as error:
             dead_letter(batch, record, error.reason)
             continue
-        values.append((record.offset, value))
+        known[2]((offset, value))
     return symbols
 
 
-def dead_letter(batch: RecordBatch, record: Any, reason: str) -> None:
+def dead_letter(batch: RecordBatch, record: Record, reason: str) -> None:
     """Send a record to the dead letters, with where it came from and why."""
-    source = f"{batch.tp.topic}[{batch.tp.partition}]@{record.offset}"
-    raw = record.value or b""
-    try:
-        body = {"text": raw.decode()}
-    except UnicodeDecodeError:
-        body = {"base64": base64.b64encode(raw).decode()}
-    letter = {"source": source, "reason": reason, "received_at": record.timestamp, **body}
-    app.checkpoint.send(topics.DEAD_LETTERS, source.encode(), msgspec.json.encode(letter))
+    offset, _, value, timestamp_ms = record
+    source = f"{batch.tp.topic}[{batch.tp.partition}]@{offset}"
+    letter = dead_letter_json(value or b"", source, reason, timestamp_ms * 1000)
+    app.checkpoint.send(topics.DEAD_LETTERS, source.encode(), letter)

@@ -73,18 +73,30 @@ class Checkpoint:
         self.topics: set[str] = set()
         """Source topics, delivered in batches."""
         self._starts: dict[str, Callable[[int, int], int]] = {}
+        self._newest: dict[str, Callable[[int], int]] = {}
         self._forgets: list[Callable[[], None]] = []
         self.applied: dict[TP, int] = {}
         """The offset after the last record that was folded."""
         self._queue: deque[tuple[str, bytes, bytes]] = deque()
         self._sent: set[asyncio.Future[Any]] = set()
+        self._draining = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._failure: Exception | None = None
         self._last_tick = time.monotonic()
         self._longest_sleep_s = 0.0
 
-    def source(self, topic: str, start_of: Callable[[int, int], int], forget: Callable[[], None]) -> None:
-        """Register an agent's topic: where to begin given (partition, committed), how to forget."""
+    def source(
+        self,
+        topic: str,
+        start_of: Callable[[int, int], int],
+        newest: Callable[[int], int],
+        forget: Callable[[], None],
+    ) -> None:
+        """Register an agent's topic: where to begin given (partition, committed), the last offset that
+        a partition's rows include, and how to forget."""
         self.topics.add(topic)
         self._starts[topic] = start_of
+        self._newest[topic] = newest
         self._forgets.append(forget)
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
@@ -93,16 +105,25 @@ class Checkpoint:
 
     async def drain(self) -> None:
         """Hand queued messages to the producer; wait while too many are unacknowledged."""
-        while self._queue:
-            kafka = self._app.producer.kafka
-            topic, key, value = self._queue.popleft()
-            self._sent.add(await kafka.send(topic, value, key))
+        async with self._draining:  # for all others, a message is in the queue or among the sent ones
+            while self._queue:
+                kafka = self._app.producer.kafka
+                topic, key, value = self._queue.popleft()
+                self._sent.add(await kafka.send(topic, value, key))
         if len(self._sent) > UNSENT:
             await self._acknowledged()
 
     def folded(self, tp: TP, next_offset: int) -> None:
         """Note that every record before ``next_offset`` is in the rows, or dead-lettered."""
         self.applied[tp] = next_offset
+
+    def fail(self, error: Exception) -> None:
+        """Give up: nothing is written any more, and the next start folds again from the last commit."""
+        self._failure = error
+
+    def newest(self, tp: TP) -> int:
+        """Return the last offset of a source partition that the rows include, or -1."""
+        return self._newest[tp.topic](tp.partition)
 
     def awake(self) -> None:
         """Begin to watch whether the process is awake."""
@@ -146,11 +167,19 @@ class Checkpoint:
             Frozen: the process slept past its session, and must not write.
             KafkaError: a message or a row was not acknowledged.
         """
-        self.tick()
+        async with self._writing:
+            if self._failure is not None:
+                raise self._failure
+            self.tick()
+            return await self._write(is_current) if is_current() else {}
+
+    async def _write(self, is_current: Callable[[], bool]) -> dict[TP, int]:
         offsets = dict(self.applied)
         taken = [(table, rows, rows.take()) for table in self.tables for rows in table.partitions_in_memory()]
         await self.drain()
         await self._acknowledged()
+        if not is_current():
+            return {}
         written = await asyncio.gather(
             *(self._append(table, rows.partition, changed) for table, rows, changed in taken if changed)
         )
@@ -164,9 +193,10 @@ class Checkpoint:
         return offsets
 
     async def _acknowledged(self) -> None:
-        sent, self._sent = self._sent, set()
+        sent = set(self._sent)
         if sent:
             await asyncio.gather(*sent)
+            self._sent -= sent
 
     async def _append(
         self, table: Table, partition: int, rows: dict[bytes, bytes]

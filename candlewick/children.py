@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from candlewick.datadir import log_file, tail
+from candlewick.datadir import log_file
 from candlewick.guard import guarded
 from models.errors import CandlewickError
 
@@ -68,10 +68,11 @@ class Child:
             )  # fmt: skip
 
     def lines(self) -> list[str]:
-        """Return what this run has logged so far."""
+        """Return what this run has logged: the last 64 KiB."""
         with self.log.open("rb") as log:
-            log.seek(self._offset)
-            return log.read(1 << 16).decode(errors="replace").splitlines()
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._offset, size - (1 << 16)))
+            return log.read().decode(errors="replace").splitlines()
 
     async def first_line(self, prefix: str, within_s: float) -> str:
         """Wait for the line that begins with ``prefix``; return the rest of it.
@@ -92,9 +93,9 @@ class Child:
     def failure(self) -> ChildFailed:
         """Return the error that says how it ended."""
         code = self._process.returncode if self._process and self._process.returncode is not None else -1
-        return ChildFailed(self.name, code, self.log, tail(self.log))
+        return ChildFailed(self.name, code, self.log, self.lines()[-12:])
 
-    async def keep_running(self, on_restart: object) -> None:
+    async def keep_running(self, on_restart: Callable[[Child, int], None]) -> None:
         """Start it again whenever it ends.
 
         Raises:
@@ -105,12 +106,11 @@ class Child:
             code = await self._process.wait()
             now = time.monotonic()
             self._ended = [moment for moment in self._ended if now - moment < RESTARTS_WITHIN_S] + [now]
-            said = any(line.startswith("candlewick: ") for line in tail(self.log, 3))
+            said = any(line.startswith("candlewick: ") for line in self.lines()[-3:])
             if len(self._ended) > RESTARTS or (said and code == 1):
                 raise self.failure()
             self.restarts += 1
-            if callable(on_restart):
-                on_restart(self, code)
+            on_restart(self, code)
             await asyncio.sleep(min(0.5 * 2 ** len(self._ended), 10))
             await self.start()
 

@@ -54,7 +54,12 @@ class Settings(BaseModel):
         1.0, "How fast mock and recording run; 0: as fast as it goes.", "0 to 10000", ge=0, le=10000
     )
     seed: int = _setting(1, "Seed of the simulated market.", "a whole number from 0", ge=0)
-    host: str = _setting("127.0.0.1", "Address that the web views bind.", "an address of this machine")
+    host: str = _setting(
+        "127.0.0.1",
+        "Address that the web views bind.",
+        "an IPv4 address or a name of this machine",
+        pattern=r"^[A-Za-z0-9.-]{1,253}$",
+    )
     port: int = _setting(6066, "Port of the web views.", "1 to 65535", ge=1, le=65535)
     advertised_host: str = _setting(
         "", "Name under which other workers reach this one; empty: the address it binds.", "a host name"
@@ -91,13 +96,14 @@ class Settings(BaseModel):
         7, "Days that trades and books stay in their topics.", "above 0 to 3650", gt=0, le=3650
     )
     grace_s: float = _setting(
-        10, "Seconds of event time that a candle waits for late trades.", "0 to 86400", ge=0, le=86400
+        10,
+        "Seconds of event time that a candle waits for late trades, in all processes.",
+        "0 to 86400",
+        ge=0,
+        le=86400,
     )
     keyframe_s: float = _setting(
         30, "Seconds between two whole books in the log.", "1 to 3600", ge=1, le=3600
-    )
-    heartbeat_s: float = _setting(
-        5, "Seconds of quiet after which a heartbeat goes into the log.", "1 to 3600", ge=1, le=3600
     )
     book_levels: int = _setting(
         10, "Levels a side that depth and imbalance sum up.", "1 to 1000", ge=1, le=1000
@@ -145,7 +151,7 @@ class Settings(BaseModel):
     def _addresses(cls, value: str) -> str:
         for address in value.split(",") if value else ():
             host, _, port = address.strip().rpartition(":")
-            if not (host and port.isdigit() and 0 < int(port) < 65536):
+            if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
                 raise ValueError(address)
         return value
 

@@ -81,7 +81,7 @@ async def run_producer(settings: Settings) -> None:
             stop=stop_event(),
             feed_settings=FeedSettings(connection_products=settings.connection_products),
             keyframe_s=settings.keyframe_s,
-            heartbeat_s=settings.heartbeat_s,
+            grace_s=settings.grace_s,
         )
     if undelivered:
         raise CandlewickError(f"{undelivered} records could not be delivered to Kafka before the end")
@@ -98,7 +98,8 @@ def run_worker(settings: Settings) -> None:
         os.environ.update(env)
         from faust.cli.faust import cli
 
-        cli(["-A", "candlewick.app", "worker", "-l", settings.log_level], standalone_mode=True)
+        level = "warn" if settings.log_level == "warning" else settings.log_level  # Faust's own word
+        cli(["-A", "candlewick.app", "worker", "-l", level], standalone_mode=True)
 
 
 async def run_replay(settings: Settings, file: Path) -> None:
@@ -111,7 +112,7 @@ async def run_replay(settings: Settings, file: Path) -> None:
     counts = {"frames": 0, "refused": 0}
     began = time.monotonic()
     async with Sink(bootstrap) as sink:
-        pipeline = Pipeline(sink, Keyframer(sys.maxsize), Quiet(0))
+        pipeline = Pipeline(sink, Keyframer(sys.maxsize), Quiet(round(settings.grace_s * 1_000_000)))
         with _progress() as progress:
             task = progress.add_task(file.name, total=None)
             for line in recording.read(file):

@@ -27,8 +27,8 @@ from models.errors import CandlewickError, ConfigError
 from producers.topic import ensure_topics
 
 READY_WITHIN_S = 90.0
-STOP_S = {"producer": 3.5, "mock exchange": 1.0, "worker": 4.0}
-"""How long each may take to end; with Kafka's 1 to 2 s that is within 10."""
+STOP_S = {"producer": 4.5, "worker": 3.0, "mock exchange": 0.5, "kafka": 2.0}
+"""How long each may take to end before it is ended: within 10 s together."""
 POLL_S = 1.0
 
 
@@ -67,20 +67,20 @@ async def _run(
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         env = {**settings.env(), "CANDLEWICK_DATA_DIR": str(data_dir)}
-        lost: list[asyncio.Future[Any]] = []
+        watch: list[asyncio.Future[Any]] = []
         if settings.broker:
             screen.component("kafka", "up", settings.broker)
         else:
             began = time.monotonic()
             screen.component("kafka", "starting")
-            broker = await stack.enter_async_context(EmbeddedBroker(data_dir))
+            broker = await stack.enter_async_context(EmbeddedBroker(data_dir, stop_s=STOP_S["kafka"]))
             env["CANDLEWICK_BROKER"] = broker.bootstrap
             screen.component("kafka", "up", f"{broker.bootstrap} after {time.monotonic() - began:.1f} s")
-            lost.append(asyncio.ensure_future(_broker_ends(broker)))
+            watch.append(asyncio.ensure_future(_broker_ends(broker)))
+            stack.push_async_callback(_cancel, watch[-1])
         await ensure_topics(
             env["CANDLEWICK_BROKER"], topics.specs(settings), replication=settings.replication
         )
-        watch: list[asyncio.Future[Any]] = lost
         env["CANDLEWICK_PRODUCTS"] = ",".join(source.products)
         mock_url = ""
         if not source.url:
@@ -104,9 +104,7 @@ async def _run(
                 for future in done:
                     future.result()
             finally:
-                for future in (following, *watch):
-                    future.cancel()
-                await asyncio.gather(following, *watch, return_exceptions=True)
+                await _cancel(following)
 
 
 class Web:
@@ -148,7 +146,13 @@ async def _child(
         screen.component(name, "starting", f"ended with code {code}, starting it again; log: {child.log}")
 
     watch.append(asyncio.ensure_future(child.keep_running(again)))
+    stack.push_async_callback(_cancel, watch[-1])  # before its end: it would start it again
     return child
+
+
+async def _cancel(future: asyncio.Future[Any]) -> None:
+    future.cancel()
+    await asyncio.gather(future, return_exceptions=True)
 
 
 async def _follow(
@@ -163,13 +167,17 @@ async def _follow(
             raise _not_ready(status, worker, producer)
         await asyncio.sleep(0.1)
     screen.ready()
+    target: int | None = None  # frames that the mock had sent when it was done
     settled = 0
     while True:
         _, status = await web.get("/v1/status")
         screen.status(status)
-        if done_url:
-            settled = settled + 1 if await _is_done(web, done_url, status) else 0
-            if settled >= 3:
+        if done_url and status:
+            _, mock = await web.get_url(done_url)
+            if target is None and mock and mock["done"]:
+                target = mock["frames_sent"]
+            settled = settled + 1 if target is not None and _is_folded(status, target) else 0
+            if settled >= 2:
                 screen.say("the recording is done")
                 return
         await asyncio.sleep(0.3 if done_url else POLL_S)
@@ -187,13 +195,13 @@ def _not_ready(status: Any, worker: Child, producer: Child) -> NotReady:
     return NotReady(f"{waited}; see {worker.log} and {producer.log}")
 
 
-async def _is_done(web: Web, done_url: str, status: Any) -> bool:
-    """Say whether all was sent by the mock, written by the producer, and folded by the worker."""
-    _, mock = await web.get_url(done_url)
-    if not mock or not mock["done"] or not status:
-        return False
-    unacked = sum(feed.get("unacked", 0) for feed in status["feeds"] if feed.get("state") == "connected")
-    return unacked == 0 and all(worker.get("lag_records", 1) == 0 for worker in status["workers"])
+def _is_folded(status: Any, frames: int) -> bool:
+    """Say whether the producer has received so many frames, Kafka all of them, and the worker too."""
+    feeds = [feed for feed in status["feeds"] if feed["state"] == "connected"]
+    received = sum(feed["frames"] for feed in feeds)
+    unacked = sum(feed["unacked"] for feed in feeds)
+    lag = sum(worker.get("lag_records", 1) for worker in status["workers"])
+    return bool(received >= frames and unacked == 0 and lag == 0)
 
 
 async def _broker_ends(broker: EmbeddedBroker) -> None:
@@ -205,13 +213,15 @@ async def _broker_ends(broker: EmbeddedBroker) -> None:
 def _must_be_free(host: str, port: int) -> None:
     """Refuse a web port that is taken, before anything is started."""
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        with socket.create_server((host, port)):
             return
+    except socket.gaierror:
+        raise ConfigError("host", host, "an address or a name of this machine") from None
     except OSError as error:
-        raise ConfigError(
-            "port", port, f"one that {host} has free ({os.strerror(error.errno or 0)}): try --port {port + 1}"
-        ) from None
+        why = os.strerror(error.errno or 0)
+        may_be = f"one that {host} has free ({why}): try --port {port % 65535 + 1}"
+        raise ConfigError("port", port, may_be) from None
 
 
 def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return "127.0.0.1" if host == "0.0.0.0" else host

@@ -229,7 +229,8 @@ class BookTape:
         held, state = self.held, self.state
         state.received_time_us = max(state.received_time_us, record.received_time_us)
         at_us = max(record.event_time_us or 0, held.at_us)
-        if not isinstance(record, BookDelta | BookLost) and offset > state.keyframe_offset:
+        begins = not (isinstance(record, BookDelta | BookLost) or self._unsampled)
+        if begins and offset > state.keyframe_offset:
             state.keyframe_offset, state.keyframe_held = offset, held
         if not at_us:  # no frame had a time yet: the book is there, its window is not known
             news, in_step = self._apply(record, held)

@@ -69,6 +69,11 @@ class FeedStatus(msgspec.Struct, frozen=True):
         return sum(connection.state == "subscribed" for connection in self.connections)
 
     @property
+    def frames(self) -> int:
+        """Frames received."""
+        return sum(connection.frames for connection in self.connections)
+
+    @property
     def reconnects(self) -> int:
         """How often a connection ended, all reasons together."""
         return sum(sum(connection.reconnects.values()) for connection in self.connections)

@@ -23,6 +23,7 @@ import structlog
 
 from models.book import BookLost
 from models.errors import CandlewickError
+from models.producer_status import ProducerStatus
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec
 from producers.feed import Feed, FeedEvent
@@ -34,31 +35,11 @@ from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES
 
 log = structlog.get_logger(__name__)
 
-STOP_S = 8.0
+STOP_S = 4.0
 """From the wish to stop until everything is closed."""
 KEYFRAME_TICK_S = 0.25
 STATUS_TICK_S = 1.0
 STATUS_AT_LEAST_S = 10.0
-
-
-class ProducerStatus(msgspec.Struct, frozen=True):
-    """The value in the topic ``feeds``; its key is ``exchange:producer``."""
-
-    exchange: str
-    producer: str
-    state: Literal["connected", "connecting", "stopped"]
-    """``connected``: at least one connection is subscribed. ``connected_connections`` says how many."""
-    products: tuple[str, ...]
-    connections: int
-    connected_connections: int
-    reconnects: int
-    refused_frames: int
-    dead_letters: int
-    unacked: int
-    """Records that wait for Kafka's word."""
-    error: str | None
-    """What the exchange said last when it refused a request, or what ended the feed."""
-    updated_us: int
 
 
 class Pipeline:
@@ -107,7 +88,7 @@ async def produce(
     stop: asyncio.Event | None = None,
     feed_settings: FeedSettings | None = None,
     keyframe_s: float = 30.0,
-    heartbeat_s: float = 5.0,
+    grace_s: float = 10.0,
     max_unacked: int = 20_000,
     max_unacked_bytes: int = 64 << 20,
     clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -115,7 +96,7 @@ async def produce(
 ) -> int:
     """Run until ``stop`` is set or the task is cancelled. Return how many records were not delivered.
 
-    The topics must be there: see `producers.sink.ensure_topics`. Ends within `STOP_S`, whether or
+    The topics must be there: see `producers.topic.ensure_topics`. Ends within `STOP_S`, whether or
     not Kafka answers; what could not be delivered by then is counted and logged.
 
     Raises:
@@ -133,7 +114,7 @@ async def produce(
         security=security,
     )
     keyframer = Keyframer(round(keyframe_s * 1_000_000))
-    pipeline = Pipeline(sink, keyframer, Quiet(round(heartbeat_s * 1_000_000)))
+    pipeline = Pipeline(sink, keyframer, Quiet(round(grace_s * 1_000_000)))
     feed = Feed(
         codec_factory, url, products, pipeline.deliver, sink.dead_letter, feed_settings, clock_us=clock_us
     )
@@ -172,13 +153,13 @@ async def _end(
     end = time.monotonic() + STOP_S
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=2.5)
+    await asyncio.wait(tasks, timeout=1.0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.0):  # with Kafka away there may be no room
             for exchange, symbol in keyframer.in_step:
                 await sink.put(BookLost(exchange, symbol, None, clock_us(), "producer stopped"))
             await reporter.report("stopped")
-    undelivered = await sink.close(max(0.5, end - time.monotonic() - 1.5))
+    undelivered = await sink.close(max(0.5, end - time.monotonic() - 1.0))
     log.info("Producer stopped", undelivered=undelivered, **msgspec.structs.asdict(sink.stats))
     return undelivered
 
@@ -206,6 +187,7 @@ class _Reporter:
             connections=len(feed.connections),
             connected_connections=0 if state else feed.connected,
             reconnects=feed.reconnects,
+            frames=feed.frames,
             refused_frames=feed.refused_frames,
             dead_letters=stats.dead_letters,
             unacked=stats.waiting,

@@ -1,22 +1,27 @@
 """Which heartbeats go into the log.
 
 An exchange beats once a second for each product; a busy symbol's trades say more. A quiet symbol
-needs a heartbeat now and then, to move its watermark. And one that names a trade which never
-came proves a gap, and always goes in. Pure.
+needs one where a candle is over, to move its watermark: one a minute is enough. And one that
+names a trade which never came proves a gap, and always goes in. Pure.
 """
 
 from __future__ import annotations
 
 from models.trade import Heartbeat, Trade
+from models.window import WINDOWS
+
+SMALLEST = WINDOWS[0]
 
 
 class _Symbol:
-    __slots__ = ("held", "last_trade_id", "proven_id", "spoke_us")
+    __slots__ = ("held", "joined_us", "last_trade_id", "proven_id", "spoke_us")
 
     def __init__(self, trade: Trade) -> None:
         self.last_trade_id = trade.trade_id
         self.spoke_us = trade.event_time_us
         """Exchange time of the last trade or heartbeat that is in the log."""
+        self.joined_us: int | None = None
+        """Exchange time of the first heartbeat after that trade."""
         self.held: Heartbeat | None = None
         """A heartbeat ahead of the trades: they have until the next one to arrive."""
         self.proven_id = 0
@@ -24,10 +29,10 @@ class _Symbol:
 
 
 class Quiet:
-    """Thins heartbeats: at most one for ``interval_us`` of exchange time without a trade."""
+    """Thins heartbeats to those that close a candle of the smallest window, given the grace."""
 
-    def __init__(self, interval_us: int = 5_000_000) -> None:
-        self._interval_us = interval_us
+    def __init__(self, grace_us: int) -> None:
+        self._grace_us = grace_us
         self._symbols: dict[tuple[str, str], _Symbol] = {}
 
     def saw(self, trade: Trade) -> None:
@@ -53,7 +58,13 @@ class Quiet:
         if held and held.last_trade_id > symbol.last_trade_id:
             symbol.proven_id = held.last_trade_id
             through.append(held)
-        if heartbeat.event_time_us - symbol.spoke_us >= self._interval_us:
+        if symbol.joined_us is None:
+            symbol.joined_us = heartbeat.event_time_us
+        spoke_in = SMALLEST.start_of(symbol.spoke_us)
+        # The trade that came with the subscription is old: its candle can wait until there was time
+        # for others, so that a topic begins with trades.
+        joined = heartbeat.event_time_us - symbol.joined_us >= SMALLEST.size_us
+        if joined and SMALLEST.is_closed(spoke_in, heartbeat.event_time_us, self._grace_us):
             through.append(heartbeat)
             symbol.proven_id = max(symbol.proven_id, heartbeat.last_trade_id)
         elif heartbeat.last_trade_id > max(symbol.last_trade_id, symbol.proven_id):

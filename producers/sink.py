@@ -15,7 +15,6 @@ Errors: `BrokerUnavailable` (at the start only), `models.errors.TopicError`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from aiokafka import AIOKafkaProducer, codec, errors
 from aiokafka.partitioner import DefaultPartitioner
 
 from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
+from models.dead_letter import dead_letter_json
 from models.errors import TopicError
 from models.trade import Heartbeat, Trade
 from producers.topic import BOOKS, DEAD_LETTERS, TRADES, BrokerUnavailable, words_of
@@ -50,8 +50,6 @@ ROUTES: dict[type, tuple[str, bytes]] = {
 
 DAY_US = 86_400_000_000
 AHEAD_US = 60_000_000
-DEAD_LETTER_BYTES = 1 << 20
-"""A dead letter longer than this is cut, and says how long it was."""
 RECORD_OVERHEAD = 100
 """Bytes that a record costs us beside its key and value, about."""
 STOP_S = 1.0
@@ -91,20 +89,6 @@ class _Record(NamedTuple):
     timestamp_ms: int
     headers: list[tuple[str, bytes]]
     size: int
-
-
-def dead_letter_json(value: bytes, source: str, reason: str, time_us: int) -> bytes:
-    """Write what could not be read as one line of JSON: text where it is UTF-8, else base64."""
-    head = value[:DEAD_LETTER_BYTES]
-    letter: dict[str, object] = {"source": source, "reason": reason, "time_us": time_us, "length": len(value)}
-    try:
-        value.decode()
-        letter["text"] = head.decode(errors="ignore")  # the cut may have halved the last character
-    except UnicodeDecodeError:
-        letter["base64"] = base64.b64encode(head).decode()
-    if len(head) < len(value):
-        letter["cut_to"] = len(head)
-    return msgspec.json.encode(letter)
 
 
 class Sink:

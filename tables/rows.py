@@ -25,7 +25,7 @@ from faust.types import TP
 State = TypeVar("State", bound=msgspec.Struct)
 Row = TypeVar("Row", bound=msgspec.Struct)
 
-CACHED = 4000
+CACHED = 1000
 """Rows that a partition keeps decoded; the rest are read from RocksDB when they are asked for."""
 
 ROCKSDB = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_write_buffer_number": 2}
@@ -64,6 +64,7 @@ class PartitionRows(Generic[State, Row]):
 
     def put(self, key: bytes, value: Any) -> None:
         """Keep a state or a row; the next checkpoint writes it."""
+        self._cache.pop(key, None)  # so that the cache is in the order of the last write
         self._cache[key] = value
         self._dirty.add(key)
 
@@ -85,7 +86,7 @@ class PartitionRows(Generic[State, Row]):
         return changed
 
     def written(self) -> None:
-        """Note that what was taken is in RocksDB; let go of rows that nothing has touched lately."""
+        """Note that what was taken is in RocksDB; let go of rows that were not written lately."""
         self._writing = {}
         if len(self._cache) > CACHED:
             spare = len(self._cache) - CACHED
@@ -201,18 +202,34 @@ class RowTable(Table, Generic[State, Row]):
 
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Restore rows; one that includes less of the log than what is kept stays out."""
-        events = []
-        for event in batch:
+        events = list(batch)
+        newest: dict[tuple[int, bytes], int] = {}
+        restored = []
+        for event in events:
             message = event.message
-            kept = self.stored(message.partition, message.key) if message.value else None
-            if kept is None or offset_in(kept) <= offset_in(message.value):
-                events.append(event)
-        super().apply_changelog_batch(events)
-        if batch and not events:
-            last = list(batch)[-1].message
-            self.data.set_persisted_offset(last.tp, last.offset)
+            place = (message.partition, message.key)
+            try:
+                offset = offset_in(message.value)
+                if place not in newest:
+                    kept = self.stored(*place)
+                    newest[place] = -1 if kept is None else offset_in(kept)
+            except (AttributeError, ValueError):
+                self.log.error("%s-%s@%s is not a row, and is left out", *message.tp, message.offset)
+                continue
+            if newest[place] <= offset:
+                newest[place] = offset
+                restored.append(event)
+        super().apply_changelog_batch(restored)
+        for tp, offset in {event.message.tp: event.message.offset for event in events}.items():
+            self.data.set_persisted_offset(tp, offset)
 
 
 def offset_in(row: bytes) -> int:
-    """Read a row's first field, ``{"offset":123,…``."""
+    """Read a row's first field, ``{"offset":123,…``.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not row.startswith(b'{"offset":'):
+        raise ValueError("not a row")
     return int(row[len(b'{"offset":') : row.index(b",")])

@@ -28,7 +28,6 @@ WRONG: dict[str, list[str]] = {
     "retention_days": ["0", "-1", "3651", "nan", "inf"],
     "grace_s": ["-0.1", "86401", "nan"],
     "keyframe_s": ["0.9", "3601"],
-    "heartbeat_s": ["0.9", "3601"],
     "book_levels": ["0", "1001"],
     "connection_products": ["0", "1001"],
     "batch_records": ["0", "100001"],

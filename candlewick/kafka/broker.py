@@ -139,6 +139,7 @@ class EmbeddedBroker:
         heap: the JVM's largest heap, as -Xmx takes it.
         overrides: settings of Kafka that go before ours.
         cache_dir: where Kafka's jars are kept (see candlewick.kafka.jars).
+        stop_s: seconds that Kafka has to end before it is killed.
 
     Raises (on entering): any BrokerError but UnknownTool.
     """
@@ -150,7 +151,9 @@ class EmbeddedBroker:
         heap: str = "512m",
         overrides: Mapping[str, str] | None = None,
         cache_dir: Path | None = None,
+        stop_s: float = _STOP_S,
     ) -> None:
+        self.stop_s = stop_s
         self.data_dir = Path(data_dir).absolute()
         self.heap = heap
         self.overrides = dict(overrides or {})
@@ -404,7 +407,7 @@ class EmbeddedBroker:
             return
         try:
             process.terminate()
-            await asyncio.wait_for(process.wait(), _STOP_S)
+            await asyncio.wait_for(process.wait(), self.stop_s)
         except TimeoutError:
             pass
         finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import Any
 
 import aiokafka
 import faust
@@ -13,27 +13,28 @@ from aiokafka.errors import KafkaError
 
 from candlewick import topics
 from candlewick.app import app
+from models.producer_status import ProducerStatus
+from models.trade import UNREADABLE
 
 FRESH_S = 30
 """Seconds after which a feed that says nothing counts as gone; it speaks every 10."""
 
-known: dict[str, dict[str, Any]] = {}
+_decode = msgspec.json.Decoder(ProducerStatus).decode
+
+known: dict[str, ProducerStatus] = {}
 """The last word of each producer, by its key."""
 
 
 def connected() -> bool:
     """Say whether any feed is connected now."""
     oldest_us = (time.time() - FRESH_S) * 1_000_000
-    return any(
-        feed.get("state") == "connected" and feed.get("updated_us", 0) > oldest_us for feed in known.values()
-    )
+    return any(feed.state == "connected" and feed.updated_us > oldest_us for feed in known.values())
 
 
 def products(exchange: str) -> set[str]:
-    """Return the products that feeds of an exchange say they follow."""
-    return {
-        product for feed in known.values() if feed.get("exchange") == exchange for product in feed["products"]
-    }
+    """Return the products that feeds of an exchange follow."""
+    feeds = [feed for feed in known.values() if feed.exchange == exchange and feed.state != "stopped"]
+    return {product for feed in feeds for product in feed.products}
 
 
 @app.service
@@ -69,9 +70,9 @@ class FeedReader(faust.Service):
 
 def take(key: bytes | None, value: bytes | None) -> None:
     """Note one record; one that is not ours is passed over."""
-    try:
-        feed = msgspec.json.decode(value or b"null")
-    except msgspec.DecodeError:
+    name = (key or b"").decode(errors="replace")
+    if value is None:
+        known.pop(name, None)
         return
-    if key and isinstance(feed, dict) and isinstance(feed.get("products"), list):
-        known[key.decode(errors="replace")] = feed
+    with contextlib.suppress(*UNREADABLE):
+        known[name] = _decode(value)

@@ -7,7 +7,7 @@ are passed on, headers are not.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiokafka.partitioner import murmur2
@@ -18,6 +18,7 @@ from candlewick.web.problems import Problem, recovering
 from tables import candles
 
 ONE_HOP = "X-Candlewick-Forwarded"
+PASSED_ON = ("Cache-Control", "Retry-After")
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
@@ -53,8 +54,17 @@ def others() -> set[URL]:
     return {url for url in owners().values() if not _is_me(url)}
 
 
-async def ask(url: URL, path: str) -> tuple[int, bytes, str]:
-    """Ask another worker; return status, body and content type.
+class Answer(NamedTuple):
+    """What another worker said."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: dict[str, str]
+
+
+async def ask(url: URL, path: str) -> Answer:
+    """Ask another worker.
 
     Raises:
         Problem: it did not answer.
@@ -63,25 +73,26 @@ async def ask(url: URL, path: str) -> tuple[int, bytes, str]:
         async with app.http_client.get(
             url.join(URL(path)), headers={ONE_HOP: "1"}, timeout=TIMEOUT
         ) as answer:
-            return answer.status, await answer.read(), answer.content_type
+            headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+            return Answer(answer.status, await answer.read(), answer.content_type, headers)
     except (TimeoutError, aiohttp.ClientError) as error:
-        raise Problem(
-            503,
-            "worker-unreachable",
-            "Another worker has this",
-            f"{url} did not answer: {error!r}",
-            retry_after_s=2,
-        ) from None
+        title = "Another worker has this"
+        detail = f"{url} did not answer ({type(error).__name__})"
+        raise Problem(503, "worker-unreachable", title, detail, retry_after_s=2) from None
 
 
-async def ask_owner(request: Any, partition: int) -> tuple[int, bytes, str]:
+async def ask_owner(request: Any, partition: int) -> Answer:
     """Pass a request on to the worker that owns a partition.
 
     Raises:
         Problem: nobody owns it now, or the owner did not answer.
     """
     url = owners().get(partition)
-    if url is None or _is_me(url) or ONE_HOP in request.headers:
+    if url is not None and _is_me(url):
+        raise recovering(
+            f"its worker calls itself {url}, as this one does: each needs its own advertised host"
+        )
+    if url is None or ONE_HOP in request.headers:
         raise recovering("its partition is on the way from one worker to another")
     return await ask(url, str(request.rel_url))
 

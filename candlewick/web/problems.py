@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -53,8 +58,9 @@ def unknown_window(name: str, known: list[str]) -> Problem:
     return Problem(404, "unknown-window", "Unknown window", f"{name!r} is not one of {', '.join(known)}")
 
 
-def unknown_product(name: str) -> Problem:
-    return Problem(404, "unknown-product", "Unknown product", f"no feed has spoken of {name!r}")
+def unknown_product(name: str, exchange: str) -> Problem:
+    detail = f"no feed of {exchange[:50]!r} has spoken of {name!r}"
+    return Problem(404, "unknown-product", "Unknown product", detail)
 
 
 def no_data(detail: str) -> Problem:
@@ -68,3 +74,34 @@ def bad_parameter(name: str, message: str) -> Problem:
 
 def recovering(detail: str) -> Problem:
     return Problem(503, "recovering", "Tables are being recovered", detail, retry_after_s=2)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def plain_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn the server's own errors into problems, and add what every answer carries."""
+    try:
+        answer = await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        answer = _answer(
+            Problem(error.status, "http", error.reason, f"{request.method} {request.path[:200]}"), request
+        )
+    except Exception:
+        logger.exception("A view failed: %s %s", request.method, request.path[:200])
+        answer = _answer(Problem(500, "internal", "Internal error", "it was logged here"), request)
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Server"] = "candlewick"
+    return answer
+
+
+def _answer(problem: Problem, request: web.Request) -> web.Response:
+    return web.Response(
+        body=problem.body(request.path[:200]),
+        status=problem.status,
+        content_type=CONTENT_TYPE,
+        headers=problem.headers,
+    )

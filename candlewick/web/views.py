@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -19,6 +20,7 @@ from candlewick.web.problems import (
     Problem,
     bad_parameter,
     no_data,
+    plain_answers,
     recovering,
     unknown_product,
     unknown_window,
@@ -28,6 +30,10 @@ from models.tape import describe
 from models.times import parse_time, rfc3339
 from models.window import BY_NAME, Window
 from tables import book_stats, candles
+
+app.web.web_app.middlewares.append(plain_answers)
+# A request that is no HTTP, or has a line too long, is answered 400; it is not worth a traceback.
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 STATS_PARAMETERS = {"at", "closed", "exchange"}
 
@@ -50,9 +56,13 @@ def page(path: str) -> Callable[[View], View]:
                     status=problem.status,
                     headers=problem.headers,
                 )
-            if isinstance(answer, tuple):
-                status, body, content_type = answer
-                return web.bytes(body, content_type=content_type, status=status)
+            if isinstance(answer, peers.Answer):
+                return web.bytes(
+                    answer.body,
+                    content_type=answer.content_type,
+                    status=answer.status,
+                    headers=answer.headers,
+                )
             return web.bytes(
                 msgspec.json.encode(answer),
                 content_type="application/json",
@@ -71,7 +81,7 @@ async def stats(request: Any, window: str, product_id: str) -> Any:
     if window not in BY_NAME:
         raise unknown_window(window[:50], list(BY_NAME))
     if not config.PRODUCT_ID.match(product_id):
-        raise unknown_product(product_id[:50])
+        raise unknown_product(product_id[:50], request.query.get("exchange", "coinbase"))
     unknown = sorted(set(request.query) - STATS_PARAMETERS)
     if unknown:
         raise bad_parameter(unknown[0][:50], f"is not one of {', '.join(sorted(STATS_PARAMETERS))}")
@@ -103,7 +113,7 @@ def describe_stats(
     if tape is None and book is None:
         if product_id in feeds.products(exchange):
             raise no_data(f"no trade and no book of {product_id} yet")
-        raise unknown_product(product_id)
+        raise unknown_product(product_id, exchange)
     name = window.name
     starts: list[int | None]
     if at_us is not None:
@@ -117,8 +127,9 @@ def describe_stats(
     candle = candles.at(partition, symbol_key, name, starts[0]) if starts[0] is not None else None
     row = book_stats.at(partition, symbol_key, name, starts[1]) if starts[1] is not None else None
     if candle is None and row is None:
-        which = "closed " if closed else "" if at_us is None else f"at {rfc3339(window.start_of(at_us))} "
-        raise no_data(f"no trade and no book of {product_id} in a {which}{name} window")
+        when = "" if at_us is None else f" at {rfc3339(window.start_of(at_us))}"
+        which = "closed " if closed else ""
+        raise no_data(f"no trade and no book of {product_id} in a {which}{name} window{when}")
     start_us = candle.start_us if candle else starts[1]
     assert start_us is not None
     return {
@@ -182,8 +193,8 @@ async def add_others(answer: dict[str, Any]) -> None:
         *(peers.ask(url, "/v1/status?local=true") for url in urls), return_exceptions=True
     )
     for url, other in zip(urls, answers, strict=True):
-        if isinstance(other, tuple) and other[0] == 200:
-            told = msgspec.json.decode(other[1])
+        if isinstance(other, peers.Answer) and other.status == 200:
+            told = msgspec.json.decode(other.body)
             answer["workers"] += told["workers"]
             answer["products"] = sorted(answer["products"] + told["products"], key=_by_name)
         else:

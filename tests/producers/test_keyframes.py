@@ -158,36 +158,38 @@ def test_crossed_snapshot_is_lost():
 
 
 def test_no_heartbeat_goes_in_before_the_first_trade():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     assert [quiet.let_through(heartbeat(second)) for second in range(0, 20)] == [[]] * 20
 
 
-def test_a_quiet_symbol_has_a_heartbeat_every_five_seconds():
-    quiet = Quiet(5 * SECOND)
-    quiet.saw(trade(100, 1))
+def test_a_quiet_symbol_has_the_heartbeat_that_closes_its_minute_and_then_one_a_minute():
+    quiet = Quiet(10 * SECOND)
+    quiet.saw(trade(100, 1))  # in the minute that ends at 120
     through = [
-        beat.event_time_us // SECOND for s in range(100, 121) for beat in quiet.let_through(heartbeat(s))
+        beat.event_time_us // SECOND for s in range(100, 400) for beat in quiet.let_through(heartbeat(s))
     ]
-    assert through == [105, 110, 115, 120]
+    assert through == [160, 190, 250, 310, 370]  # not before there was a minute for other trades
 
 
 def test_a_busy_symbol_has_no_heartbeats():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     for second in range(100, 130):
         quiet.saw(trade(second, second))
         assert quiet.let_through(heartbeat(second + 0.5, last_trade_id=second)) == []
 
 
 def test_symbols_do_not_share_their_quiet():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 1, "A-USD"))
-    quiet.saw(trade(106, 1, "B-USD"))
-    assert len(quiet.let_through(heartbeat(106, symbol="A-USD"))) == 1
-    assert quiet.let_through(heartbeat(106, symbol="B-USD")) == []
+    quiet.saw(trade(130, 1, "B-USD"))
+    for symbol in ("A-USD", "B-USD"):
+        assert quiet.let_through(heartbeat(100, symbol=symbol)) == []
+    assert len(quiet.let_through(heartbeat(185, symbol="A-USD"))) == 1
+    assert quiet.let_through(heartbeat(185, symbol="B-USD")) == []
 
 
 def test_a_heartbeat_whose_trade_never_came_goes_in_at_the_next_one_and_once():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 7))
     ahead = heartbeat(101, last_trade_id=9)
     assert quiet.let_through(ahead) == []
@@ -197,7 +199,7 @@ def test_a_heartbeat_whose_trade_never_came_goes_in_at_the_next_one_and_once():
 
 
 def test_a_heartbeat_just_ahead_of_its_trade_proves_nothing():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 7))
     assert quiet.let_through(heartbeat(101, last_trade_id=8)) == []
     quiet.saw(trade(101, 8))
@@ -205,6 +207,6 @@ def test_a_heartbeat_just_ahead_of_its_trade_proves_nothing():
 
 
 def test_a_heartbeat_that_steps_back_in_time_does_not_go_in():
-    quiet = Quiet(5 * SECOND)
+    quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 7))
     assert quiet.let_through(heartbeat(20, last_trade_id=7)) == []

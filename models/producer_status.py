@@ -1,0 +1,29 @@
+"""What a producer says of itself, in the compacted topic ``feeds``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class ProducerStatus(msgspec.Struct, frozen=True):
+    """The value in the topic ``feeds``; its key is ``exchange:producer``."""
+
+    exchange: str
+    producer: str
+    state: Literal["connected", "connecting", "stopped"]
+    """``connected``: at least one connection is subscribed. ``connected_connections`` says how many."""
+    products: tuple[str, ...]
+    connections: int
+    connected_connections: int
+    reconnects: int
+    frames: int
+    """Received since the producer started."""
+    refused_frames: int
+    dead_letters: int
+    unacked: int
+    """Records that wait for Kafka's word."""
+    error: str | None
+    """What the exchange said last when it refused a request, or what ended the feed."""
+    updated_us: int
