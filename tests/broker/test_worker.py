@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import time
 from decimal import Decimal
@@ -19,6 +20,7 @@ from producers.topic import TopicSpec, ensure_topics
 
 pytestmark = pytest.mark.broker
 
+LIVE = ["BTC-USD", "ETH-USD", "LTC-USD"]
 SYMBOLS = ["AAA-USD", "BBB-USD", "CCC-USD", "DDD-USD", "EEE-USD", "FFF-USD"]
 START_US = 1_790_000_040_000_000
 
@@ -43,6 +45,7 @@ async def send(kafka: str, events: list[Trade]) -> None:
 
 class Worker:
     def __init__(self, run, kafka: str, folder, app_id: str, **env: str) -> None:
+        self.folder = folder
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.start = lambda: run(
@@ -143,6 +146,59 @@ def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_the_rest_coun
     until(lambda: get(f"{worker.base}/v1/status")[1]["workers"][0]["lag_records"] == 0)
 
 
+def test_windows_are_the_same_whatever_happened_to_the_workers(run, kafka, tmp_path):
+    """One worker that is left alone, and a pair whose members are killed and ended all the time."""
+    mock = run(
+        "mock-exchange", "--speed", "20", "--products", ",".join(LIVE), "--data-dir", str(tmp_path / "mock")
+    )
+    url = mock.line("mock exchange at ")
+    run(
+        "produce", "--feed", url, "--products", ",".join(LIVE), "--broker", kafka, "--data-dir", str(tmp_path)
+    )
+    calm = Worker(run, kafka, tmp_path / "calm", "calm")
+    pair = [Worker(run, kafka, tmp_path / name, "restless") for name in ("left", "right")]
+
+    def closed(worker: Worker, symbol: str) -> dict | None:
+        status, body = get(f"{worker.base}/stats/1m/{symbol}?closed=true")
+        return body if status == 200 and body["book"] else None
+
+    first = {symbol: until(lambda symbol=symbol: closed(calm, symbol))["start_ms"] for symbol in LIVE}
+    rounds = 0
+    while rounds < 4 or closed(calm, LIVE[0])["start_ms"] - first[LIVE[0]] < 15 * 60_000:
+        worker = pair[rounds % 2]
+        until(
+            lambda worker=worker: (
+                (told := get(f"{worker.base}/v1/status?local=true")[1]) and told["workers"][0]["ready"]
+            )
+        )
+        worker.command.end(signal.SIGTERM if rounds % 3 == 1 else signal.SIGKILL)
+        if rounds % 3:
+            shutil.rmtree(worker.folder / "tables")  # it has to read its rows back, while the feed goes on
+        worker.command = worker.start()
+        rounds += 1
+    last = {symbol: closed(calm, symbol)["start_ms"] for symbol in LIVE}
+    compared = 0
+    for symbol in LIVE:
+        for start_ms in range(first[symbol], last[symbol], 60_000):
+            path = f"/stats/1m/{symbol}?at={start_ms}"
+            expected = get(calm.base + path)
+            if expected[0] != 200 or expected[1]["book"] is None:
+                continue
+            expected[1]["book"].pop("in_step")  # said as of now
+            found: dict = {}
+
+            def same(path=path, expected=expected, found=found) -> bool:
+                status, body = get(pair[0].base + path)
+                if status == 200 and body["book"]:
+                    body["book"].pop("in_step")
+                found.update({"status": status, "body": body})
+                return (status, body) == expected
+
+            until(same, lambda expected=expected, found=found: f"{found}\nis not {expected}")
+            compared += 1
+    assert compared > 20
+
+
 def test_a_topic_with_another_partition_count_is_refused_in_one_line(run, kafka, tmp_path):
     asyncio.run(ensure_topics(kafka, topics.specs(config.load({}))))
     worker = Worker(run, kafka, tmp_path / "four", "four", CANDLEWICK_PARTITIONS="4")
@@ -169,6 +225,9 @@ def test_what_a_user_asks_wrongly_is_answered_with_its_problem(run, kafka, tmp_p
         ("/stats/1m/WEB-USD?clsoed=true", 400, "invalid-parameter"),
         ("/v1/status?local=1", 400, "invalid-parameter"),
         ("/readyz", 503, "not-ready"),  # no producer runs here
+        ("/stats/1m/WEB-USD?exchange=kraken", 404, "unknown-product"),
+        ("/nowhere", 404, "http"),
+        ("/table/candles/", 404, "http"),
     ):
         answer = get(worker.base + path)
         assert answer[0] == status, (path, answer)
