@@ -142,6 +142,29 @@ def test_up_ends_by_itself_when_the_recording_is_done(run, tmp_path):
     assert "the recording is done" in up.said()
 
 
+def test_what_was_recorded_is_replayed_whole(run, kafka, tmp_path):
+    folder = tmp_path / "recordings"
+    recording = run("record", "--seconds", "4", "--products", "BTC-USD", str(folder))
+    assert recording.process.wait(30) == 0, recording.said()
+    (path,) = (folder / "coinbase" / "BTC-USD").iterdir()
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    frames = [json.loads(json.loads(line)["raw"]) for line in lines]
+    trades = {frame["trade_id"] for frame in frames if frame["type"] in ("match", "last_match")}
+    assert trades
+    replay = run("replay", str(path), "--broker", kafka)
+    assert replay.process.wait(30) == 0, replay.said()
+    assert replay.said().splitlines()[-1].startswith(f"{len(frames)} frames, ")
+    assert " 0 refused, " in replay.said()
+    port = str(free_port())
+    run("worker", "--broker", kafka, "--port", port, "--data-dir", str(tmp_path / "data"))
+    until(
+        lambda: (
+            (got := get(f"http://127.0.0.1:{port}/stats/1d/BTC-USD"))[0] == 200
+            and got[1]["candle"]["trade_count"] == len(trades)
+        )
+    )
+
+
 def test_two_ups_on_one_data_directory_are_refused(run, tmp_path):
     data_dir = str(tmp_path / "data")
     first = run("up", "--data-dir", data_dir, "--port", str(free_port()))
