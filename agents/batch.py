@@ -124,7 +124,7 @@ def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[s
                 symbol_key = f"{value.exchange}:{value.symbol}"
                 if key != symbol_key.encode():
                     raise RecordError(f"its key is {key!r}, its symbol is {symbol_key}", raw)
-                values = symbols[symbol_key] = []
+                values = symbols.setdefault(symbol_key, [])
                 known = keys[key] = (value.exchange, value.symbol, values.append)
         except RecordError as error:
             dead_letter(batch, record, error.reason)

@@ -24,7 +24,7 @@ def begin(symbol_key: str, state: TapeState | None, rows: SymbolRows[CandleRow])
 
 
 def start_of(partition: int, committed: int) -> int:
-    """Begin a little before the committed offset: it is a hint, the rows know (design §4)."""
+    """Begin a little before the committed offset: it is a hint, the rows know (docs/decisions/003)."""
     return committed - settings.rewind_records
 
 

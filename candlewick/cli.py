@@ -100,7 +100,7 @@ def run_async(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(coroutine)
 
 
-@main.command()
+@main.command(short_help="Everything on one machine.")
 @click.option("--exit-when-done", is_flag=True, help="End once a recording was folded whole.")
 @settings_of("feed", "products", "speed", "seed", "data_dir", "port", "host", "broker", "exchange")
 def up(settings: config.Settings, exit_when_done: bool) -> None:
@@ -128,20 +128,28 @@ def broker(settings: config.Settings, broker_port: int | None) -> None:
     run_async(services.run_broker(data_dir, broker_port))
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Kafka's own tools.",
+)
 @click.argument("tool")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def kafka(tool: str, args: tuple[str, ...]) -> None:
+@click.pass_context
+def kafka(context: click.Context, tool: str, args: tuple[str, ...]) -> None:
     """One of Kafka's own tools, such as: kafka console-consumer --topic trades --from-beginning"""
     from candlewick.kafka import address
-    from candlewick.kafka.tools import tool_command
+    from candlewick.kafka.tools import must_be_known, tool_command
 
+    if tool in {"-h", "--help"}:
+        click.echo(context.get_help())
+        return
+    must_be_known(tool)
     settings = config.load(os.environ)
     argv = tool_command(tool, list(args), address.find(settings))
     os.execv(argv[0], argv)
 
 
-@main.command("mock-exchange")
+@main.command("mock-exchange", short_help="A server that speaks the exchange's protocol.")
 @settings_of("feed", "products", "speed", "seed", "data_dir", "mock_host", "mock_port", "exchange")
 def mock_exchange(settings: config.Settings) -> None:
     """A WebSocket and REST server that speaks the exchange's protocol."""
@@ -159,7 +167,7 @@ def produce(settings: config.Settings) -> None:
     run_async(services.run_producer(settings))
 
 
-@main.command()
+@main.command(short_help="Kafka into tables and web views.")
 @settings_of("data_dir", "port", "host", "broker", "worker_id")
 def worker(settings: config.Settings) -> None:
     """Kafka into tables and web views: faust -A candlewick.app worker."""
@@ -168,7 +176,7 @@ def worker(settings: config.Settings) -> None:
     services.run_worker(settings)
 
 
-@main.command()
+@main.command(short_help="A recording into Kafka, as fast as it goes.")
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_of("products", "data_dir", "broker", "exchange")
 def replay(settings: config.Settings, file: Path) -> None:
@@ -178,7 +186,7 @@ def replay(settings: config.Settings, file: Path) -> None:
     run_async(services.run_replay(settings, file))
 
 
-@main.command()
+@main.command(short_help="Raw frames of a feed into files.")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
 @settings_of("feed", "products", "exchange")

@@ -94,7 +94,7 @@ class Settings(BaseModel):
     replication: int = _setting(1, "Copies of each topic.", "1 to 10", ge=1, le=10)
     retention_days: float = _setting(
         7,
-        "Days that trades and books stay in their topics. A record over a day old counts as new.",
+        "Days that trades and books stay in their topics. An old record counts from its writing.",
         "2 to 3650",
         ge=2,
         le=3650,

@@ -66,7 +66,7 @@ def locked(path: Path, who: str, remedy: str) -> Iterator[None]:
 
 def log_file(data_dir: Path, name: str) -> Path:
     """Return the log of a process; one that has grown large is set aside first."""
-    path = data_dir / "logs" / f"{name}.log"
+    path = data_dir / "logs" / f"{name.replace(' ', '-')}.log"
     if path.exists() and path.stat().st_size > LOG_LIMIT:
         os.replace(path, path.with_suffix(".log.1"))
     return path

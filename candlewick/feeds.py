@@ -61,13 +61,17 @@ def resolve(settings: Settings) -> Source:
     return Source("file", "", path.absolute(), settings.products or held)
 
 
-def mock_exchange(settings: Settings, source: Source) -> MockExchange:
-    """Return the mock exchange for a source: a market by its seed, or the recording."""
+def mock_exchange(settings: Settings, source: Source, lasting: bool = True) -> MockExchange:
+    """Return the mock exchange for a source: a market by its seed, or the recording.
+
+    A ``lasting`` market goes on from start to start; the data directory remembers when it began.
+    """
     what: Simulation | Path
     if source.file is not None:
         what = source.file
     else:
-        what = Simulation(source.products, settings.seed, **_market_times(settings, source))
+        times = _market_times(settings, source) if lasting else {}
+        what = Simulation(source.products, settings.seed, **times)
     return MockExchange(
         what, settings.mock_host, settings.mock_port, settings.speed, levels=settings.mock_levels
     )
@@ -79,19 +83,20 @@ def _market_times(settings: Settings, source: Source) -> dict[str, Any]:
     if not settings.speed:
         return {}
     now_us = time.time_ns() // 1000
+    path = Path(settings.data_dir) / "market.json"
     market = {"seed": settings.seed, "products": list(source.products), "levels": settings.mock_levels}
-    began_us = _began(Path(settings.data_dir) / "market.json", {**market, "speed": settings.speed}, now_us)
-    if settings.speed != 1:
-        return {"start_us": min(now_us, began_us - EARLIER_US + int((now_us - began_us) * settings.speed))}
-    return {"since_us": began_us} if now_us - began_us < CATCH_UP_S * 1_000_000 else {}
+    if settings.speed == 1:
+        return {"since_us": _began(path, {**market, "speed": 1}, now_us, CATCH_UP_S * 1_000_000)}
+    began_us = _began(path, {**market, "speed": settings.speed}, now_us, now_us)
+    return {"start_us": min(now_us, began_us - EARLIER_US + int((now_us - began_us) * settings.speed))}
 
 
-def _began(path: Path, market: dict[str, object], now_us: int) -> int:
-    """Return when this data directory's market began; a market of other settings begins now."""
+def _began(path: Path, market: dict[str, object], now_us: int, longest_us: int) -> int:
+    """Return when this data directory's market began. One of other settings, or older, begins now."""
     try:
         kept = msgspec.json.decode(path.read_bytes())
         began_us = int(kept.pop("began_us"))
-        if kept == market and began_us <= now_us:
+        if kept == market and 0 <= now_us - began_us <= longest_us:
             return began_us
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         pass  # none was kept, or it cannot be read

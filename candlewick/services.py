@@ -150,7 +150,7 @@ async def run_record(settings: Settings, directory: Path | None, seconds: float 
     async with contextlib.AsyncExitStack() as stack:
         url = source.url
         if not url:
-            exchange = feeds.mock_exchange(settings, source)
+            exchange = feeds.mock_exchange(settings, source, lasting=False)
             await exchange.start()
             stack.push_async_callback(exchange.stop)
             url = exchange.ws_url

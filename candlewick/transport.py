@@ -32,7 +32,7 @@ from models.errors import StateError
 REVOKE_LIMIT_S = 20.0
 """Seconds that a revoke waits for its last rows to be written, before the worker ends instead."""
 
-STOP_LIMIT_S = 4.0
+STOP_LIMIT_S = 2.5
 """Seconds that a stopping worker waits for its last checkpoint."""
 
 

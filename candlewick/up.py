@@ -43,6 +43,8 @@ async def run(settings: Settings, exit_when_done: bool) -> None:
         CandlewickError: something could not be started, or did not stay up.
     """
     source = feeds.resolve(settings)
+    if exit_when_done and source.file is None:
+        raise ConfigError("--exit-when-done", settings.feed, "used with a recording: other feeds do not end")
     data_dir = datadir.prepare(settings.data_dir)
     remedy = "end it first, or give this one another --data-dir"
     with datadir.locked(data_dir / "up.lock", "`candlewick up`", remedy):
@@ -220,7 +222,7 @@ def _must_be_free(host: str, port: int) -> None:
     except OSError as error:
         why = os.strerror(error.errno or 0)
         may_be = f"one that {host} has free ({why}): try --port {port % 65535 + 1}"
-        raise ConfigError("port", port, may_be) from None
+        raise ConfigError("--port", port, may_be) from None
 
 
 def _reachable(host: str) -> str:

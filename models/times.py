@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
+
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
+).match
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_US = 253_402_300_799_999_999
@@ -27,9 +32,9 @@ def parse_rfc3339(text: str) -> int:
     Raises:
         ValueError: not RFC 3339, no offset, or before 1970.
     """
+    if not _RFC3339(text):
+        raise ValueError(f"{text[:40]!r} is not a time such as 2026-11-01T00:00:00Z, with its offset")
     moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no offset: end it with Z for UTC")
     time_us = (moment - EPOCH) // timedelta(microseconds=1)
     if not 0 <= time_us <= LAST_US:
         raise ValueError(f"{text!r} is outside the years 1970 to 9999")

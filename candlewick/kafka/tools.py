@@ -98,6 +98,18 @@ _TOOLS = {
 """Per tool, named as bin/kafka-*.sh: its class, and how it is told the broker."""
 
 
+def must_be_known(tool: str) -> str:
+    """Return the tool's name without ``kafka-`` and ``.sh``.
+
+    Raises:
+        UnknownTool: there is no such tool.
+    """
+    name = tool.removeprefix("kafka-").removesuffix(".sh")
+    if name not in _TOOLS:
+        raise UnknownTool(tool)
+    return name
+
+
 def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path | None = None) -> list[str]:
     """Return the command line that runs one of Kafka's own tools against `bootstrap`.
 
@@ -109,9 +121,7 @@ def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path
         UnknownTool: there is no such tool.
         JarsUnavailable: its jars are neither in the cache nor to be had.
     """
-    name = tool.removeprefix("kafka-").removesuffix(".sh")
-    if name not in _TOOLS:
-        raise UnknownTool(tool)
+    name = must_be_known(tool)
     main_class, option = _TOOLS[name]
     renames = _RENAMES.get(name, {})
     arguments = []

@@ -36,7 +36,7 @@ from candlewick.mock.tradelog import TradeLog
 from candlewick.mock.truth import Truth
 
 BATCH_US = 50_000
-"""``level2_batch`` sends its changes this often. Source: protocols.md §1, Channels."""
+"""``level2_batch`` sends its changes this often. Source: Coinbase's documentation, Channels."""
 SECOND_US = 1_000_000
 MINUTE_US = 60_000_000
 EPOCH_2020_S = 1_577_836_800

@@ -5,7 +5,7 @@ exchange's own where a record of them could be found:
 
 - ``" is not a valid product"`` (with an empty name when there is no product): gocryptotrader PR 1421,
   2023-12; ``No channels provided``: coinbasepro-python issue 371, 2019-08; ``Invalid product ID
-  provided``: coinbase-pro-node issue 174; ``… channels now require authentication``: protocols.md §1.
+  provided``: coinbase-pro-node issue 174; ``… channels now require authentication``: its documentation.
 - Not confirmed: the texts for broken JSON.
 """
 
@@ -28,7 +28,7 @@ _CHANNELS = {
     "ticker": TICKER,
 }
 _ACK_NAMES = {LEVEL2: "level2_50"}
-"""The acknowledgement still uses the channel's old name. Source: protocols.md §1, frames of 2026-09."""
+"""The acknowledgement still uses the channel's old name. Source: frames of 2026-09."""
 _PRIVATE = ("level2", "level3", "full", "user")
 _AUTHENTICATE = (
     "level2, level3, and full channels now require authentication. "

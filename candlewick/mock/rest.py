@@ -1,6 +1,6 @@
 """The exchange's REST side, and the mock's own two pages under ``/mock``.
 
-Shapes, paging and limits as in protocols.md §1, REST. An error is ``{"message": ...}``.
+Shapes, paging and limits as in Coinbase's documentation, REST. An error is ``{"message": ...}``.
 """
 
 from __future__ import annotations

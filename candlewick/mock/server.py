@@ -1,7 +1,7 @@
 """The mock exchange: Coinbase Exchange's WebSocket feed and REST on one port.
 
 A simulated market or a recording goes in, the exchange's protocol comes out, as strict as the
-original about what it is asked. Limits are the exchange's (protocols.md §1, Limits).
+original about what it is asked. Limits are the exchange's (Coinbase's documentation, Limits).
 """
 
 from __future__ import annotations

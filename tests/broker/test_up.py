@@ -177,4 +177,4 @@ def test_two_ups_on_one_data_directory_are_refused(run, tmp_path):
     port = first.line("ready").rpartition(":")[2]
     third = run("up", "--data-dir", str(tmp_path / "other"), "--port", port)
     assert third.process.wait(30) == 1
-    assert third.said().startswith(f"candlewick: port is {port}, but must be one that 127.0.0.1 has free")
+    assert third.said().startswith(f"candlewick: --port is {port}, but must be one that 127.0.0.1 has free")
