@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from decimal import Decimal
 
@@ -144,6 +147,45 @@ def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_the_rest_coun
     assert len(found) == 10 * (len(rubbish) + 7)
     assert all(letter["source"].startswith("trades[") and letter["reason"] for letter in found)
     until(lambda: get(f"{worker.base}/v1/status")[1]["workers"][0]["lag_records"] == 0)
+
+
+FAILS_ONCE = """
+import sys
+from agents.batch import Folding
+
+fold = Folding.fold
+
+def failing(self, batch):
+    fold(self, batch)
+    if any(b'"trade_id":1500,' in (value or b"") for _, _, value, _ in batch.records):
+        raise ValueError("a bug in a fold")
+
+Folding.fold = failing
+from faust.cli.faust import cli
+cli(["-A", "candlewick.app", "worker", "-l", "info"])
+"""
+
+
+def test_a_batch_that_cannot_be_folded_ends_the_worker_and_is_folded_by_the_next(run, kafka, tmp_path):
+    asyncio.run(send(kafka, trades("BUG-USD", 1, 2000)))
+    folder = tmp_path / "bug"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("CANDLEWICK_")}
+    settings = {
+        "CANDLEWICK_BROKER": kafka, "CANDLEWICK_DATA_DIR": str(folder), "CANDLEWICK_PORT": str(free_port()),
+        "CANDLEWICK_APP_ID": "bug", "CANDLEWICK_COMMIT_S": "0.05", "CANDLEWICK_BATCH_RECORDS": "100",
+    }  # fmt: skip
+    failed = subprocess.run(
+        [sys.executable, "-c", FAILS_ONCE],
+        env={**clean, **settings},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert failed.returncode != 0
+    assert "could not be folded, the worker ends" in failed.stdout + failed.stderr
+    worker = Worker(run, kafka, folder, "bug")
+    candle = until(lambda: worker.has("BUG-USD", 2000))
+    assert Decimal(candle["volume"]) == sum(t.size for t in trades("BUG-USD", 1, 2000))
 
 
 def test_windows_are_the_same_whatever_happened_to_the_workers(run, kafka, tmp_path):
