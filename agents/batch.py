@@ -13,19 +13,8 @@ from candlewick.transport import Record, RecordBatch
 from models.dead_letter import dead_letter_json
 from models.errors import RecordError
 from models.times import rfc3339
-from models.window import Window
-from tables.rows import RowTable, SymbolRows, state_key
-
-
-class Change(Protocol):
-    """Something about a window that the world should hear of."""
-
-    @property
-    def window(self) -> Window: ...
-    @property
-    def start_us(self) -> int: ...
-    @property
-    def value(self) -> dict[str, object]: ...
+from models.window import Expired
+from tables.rows import PartitionRows, RowTable, SymbolRows, state_key
 
 
 class Fold(Protocol):
@@ -33,37 +22,45 @@ class Fold(Protocol):
 
     @property
     def state(self) -> Any: ...
-    def fold(self, records: Iterable[tuple[int, Any]], /) -> Iterable[Change]: ...
+    def fold(self, records: Iterable[tuple[int, Any]], /) -> Iterable[Any]: ...
+    def settle(self) -> None: ...
 
 
 Tape = TypeVar("Tape", bound=Fold)
 
 
 class Folding(Generic[Tape]):
-    """Folds the batches of one source topic into one table, and sends changes to one topic.
+    """Folds the batches of one source topic into one table, and tells what came of it.
 
     Arguments:
         read: a record's value into what the fold takes; raises `RecordError`.
-        begin: a symbol's fold, from its key, its kept state or None, and its rows.
+        begin: a symbol's fold, from its kept state or None, and its rows.
+        tell: takes each change that a fold returns, with its partition's rows and the symbol's key.
         start_of: the offset to begin with, from the partition and the committed offset.
     """
 
     def __init__(
         self,
         source: str,
-        changes: str,
         table: RowTable[Any, Any],
         read: Callable[[bytes | None], Any],
-        begin: Callable[[str, Any, SymbolRows[Any]], Tape],
+        begin: Callable[[Any, SymbolRows[Any]], Tape],
+        tell: Callable[[PartitionRows[Any, Any], str, Any], None],
         start_of: Callable[[int, int], int],
     ) -> None:
-        self._changes = changes
         self._table = table
         self._read = read
         self._begin = begin
+        self._tell = tell
         self.tapes: dict[tuple[int, str], Tape] = {}
         """By (partition, symbol key), since the assignment."""
-        app.checkpoint.source(source, start_of, self.newest, self.tapes.clear)
+        self._settles: dict[tuple[int, str], Callable[[], None]] = {}
+        app.checkpoint.source(source, start_of, self.newest, self.forget)
+
+    def forget(self) -> None:
+        """End an assignment."""
+        self.tapes.clear()
+        self._settles.clear()
 
     def newest(self, partition: int) -> int:
         """Return the last offset of a partition that the kept rows include, or -1."""
@@ -92,20 +89,41 @@ class Folding(Generic[Tape]):
         partition = batch.tp.partition
         rows = self._table.rows(partition)
         for symbol_key, records in by_symbol(batch, self._read).items():
-            tape = self.tapes.get((partition, symbol_key))
-            if tape is None:
-                tape = self._begin(symbol_key, rows.state(symbol_key), rows.of(symbol_key))
-                self.tapes[partition, symbol_key] = tape
+            place = (partition, symbol_key)
+            tape = self.tapes.get(place) or self._take_up(rows, symbol_key)
             for change in tape.fold(records):
-                self._send(symbol_key, change)
-            rows.put(state_key(symbol_key), tape.state)
+                self._tell(rows, symbol_key, change)
+            rows.unsettled[symbol_key] = self._settles[place]
         app.checkpoint.folded(batch.tp, batch.records[-1][0] + 1)
 
-    def _send(self, symbol_key: str, change: Change) -> None:
-        exchange, symbol = symbol_key.split(":", 1)
-        key = f"{symbol_key}:{change.window.name}:{rfc3339(change.start_us)}"
-        value = {"exchange": exchange, "symbol": symbol, **change.value}
-        app.checkpoint.send(self._changes, key.encode(), msgspec.json.encode(value))
+    def _take_up(self, rows: PartitionRows[Any, Any], symbol_key: str) -> Tape:
+        """Go on with a symbol where its rows are."""
+        tape = self._begin(rows.state(symbol_key), rows.of(symbol_key))
+        key = state_key(symbol_key)
+
+        def settle() -> None:
+            tape.settle()
+            rows.put(key, tape.state)
+
+        self.tapes[rows.partition, symbol_key] = tape
+        self._settles[rows.partition, symbol_key] = settle
+        return tape
+
+
+def send_window(
+    topic: str, symbol_key: str, window: str, start_us: int, value: dict[str, object] | None
+) -> None:
+    """Send what is to be known of a symbol's window; None where it is not kept any more."""
+    exchange, symbol = symbol_key.split(":", 1)
+    key = f"{symbol_key}:{window}:{rfc3339(start_us)}"
+    body = None if value is None else msgspec.json.encode({"exchange": exchange, "symbol": symbol, **value})
+    app.checkpoint.send(topic, key.encode(), body)
+
+
+def expire(topic: str, rows: PartitionRows[Any, Any], symbol_key: str, expired: Expired) -> None:
+    """Delete rows that are not kept any more, and say so in the topic that told of them."""
+    for start_us in rows.expire(symbol_key, expired.window.name, expired.before_us):
+        send_window(topic, symbol_key, expired.window.name, start_us, None)
 
 
 def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[str, list[tuple[int, Any]]]:

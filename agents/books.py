@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.batch import Folding
+from agents.batch import Folding, expire, send_window
 from candlewick import topics
 from candlewick.app import app, settings
 from candlewick.transport import BatchSchema
 from models.book import read_book
-from models.book_stats import BookState, BookStatsRow, BookTape
+from models.book_stats import BookChange, BookState, BookStatsRow, BookTape
+from models.window import Expired
 from tables import book_stats
-from tables.rows import SymbolRows
+from tables.rows import PartitionRows, SymbolRows
 
 MOST_REWOUND = 500_000
 """Records that a restart reads at most to have its books again. A symbol whose keyframe is older
@@ -20,9 +21,17 @@ is out of step until its next one."""
 books = app.topic(topics.BOOKS, schema=BatchSchema(key_type=bytes, value_type=bytes), internal=False)
 
 
-def begin(symbol_key: str, state: BookState | None, rows: SymbolRows[BookStatsRow]) -> BookTape:
+def begin(state: BookState | None, rows: SymbolRows[BookStatsRow]) -> BookTape:
     """Return the tape of a symbol's book, without its levels: the log has them."""
-    return BookTape(symbol_key, state or BookState(), rows, settings.book_levels)
+    return BookTape(state or BookState(), rows, settings.book_levels, settings.keep_us())
+
+
+def tell(rows: PartitionRows[BookState, BookStatsRow], symbol_key: str, change: BookChange | Expired) -> None:
+    """Send windows that are over to their topic; let old rows go."""
+    if isinstance(change, Expired):
+        expire(topics.BOOK_STATS, rows, symbol_key, change)
+    else:
+        send_window(topics.BOOK_STATS, symbol_key, change.window.name, change.start_us, change.value)
 
 
 def start_of(partition: int, committed: int) -> int:
@@ -34,7 +43,7 @@ def start_of(partition: int, committed: int) -> int:
     return min([committed, *recent])
 
 
-folding = Folding(topics.BOOKS, topics.BOOK_STATS, book_stats.table, read_book, begin, start_of)
+folding = Folding(topics.BOOKS, book_stats.table, read_book, begin, tell, start_of)
 
 
 @app.agent(books, name="books")

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.batch import Folding
+import msgspec
+
+from agents.batch import Folding, expire, send_window
 from candlewick import topics
 from candlewick.app import app, settings
 from candlewick.transport import BatchSchema
-from models.tape import CandleRow, Tape, TapeState
+from models.tape import CandleChange, CandleRow, Change, GapChange, Tape, TapeState
 from models.trade import read_trade
 from tables import candles
-from tables.rows import SymbolRows
+from tables.rows import PartitionRows, SymbolRows
 
 GRACE_US = round(settings.grace_s * 1_000_000)
+KEEP_US = settings.keep_us()
 
 trades = app.topic(topics.TRADES, schema=BatchSchema(key_type=bytes, value_type=bytes), internal=False)
 
 
-def begin(symbol_key: str, state: TapeState | None, rows: SymbolRows[CandleRow]) -> Tape:
+def begin(state: TapeState | None, rows: SymbolRows[CandleRow]) -> Tape:
     """Return the tape of a symbol as it was kept."""
-    return Tape(symbol_key, state or TapeState(), rows, GRACE_US)
+    return Tape(state or TapeState(), rows, GRACE_US, KEEP_US)
+
+
+def tell(rows: PartitionRows[TapeState, CandleRow], symbol_key: str, change: Change) -> None:
+    """Send candles that closed or were amended to their topic, gaps to theirs; let old rows go."""
+    if isinstance(change, CandleChange):
+        send_window(topics.CANDLES, symbol_key, change.window.name, change.start_us, change.value)
+    elif isinstance(change, GapChange):
+        gap = change.describe(*symbol_key.split(":", 1))
+        app.checkpoint.send(topics.GAPS, gap.key.encode(), msgspec.json.encode(gap))
+    else:
+        expire(topics.CANDLES, rows, symbol_key, change)
 
 
 def start_of(partition: int, committed: int) -> int:
-    """Begin a little before the committed offset: it is a hint, the rows know (docs/decisions/003)."""
-    return committed - settings.rewind_records
+    """Begin with the committed offset: rows that include more know it (docs/decisions/003)."""
+    return committed
 
 
-folding = Folding(topics.TRADES, topics.CANDLES, candles.table, read_trade, begin, start_of)
+folding = Folding(topics.TRADES, candles.table, read_trade, begin, tell, start_of)
 
 
 @app.agent(trades, name="candles")

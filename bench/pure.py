@@ -154,10 +154,12 @@ def fold_candles(
 ) -> None:
     """Fold a log of trades into rows by (symbol, window, start)."""
     kept: dict[str, dict[tuple[str, int], CandleRow]] = {name: {} for name in names}
-    tapes = {name: Tape(name, TapeState(), kept[name], GRACE_US) for name in names}
+    tapes = {name: Tape(TapeState(), kept[name], GRACE_US) for name in names}
     for batch in batches:
         for symbol, records in by_symbol(batch, read_trade).items():
             tapes[symbol].fold(records)
+    for tape in tapes.values():
+        tape.settle()
     rows.update({(name, *key): row for name in names for key, row in kept[name].items()})
 
 
@@ -166,10 +168,12 @@ def fold_books(
 ) -> None:
     """Fold a log of book records into rows by (symbol, window, start)."""
     kept: dict[str, dict[tuple[str, int], BookStatsRow]] = {name: {} for name in names}
-    tapes = {name: BookTape(name, BookState(), kept[name], DEPTH) for name in names}
+    tapes = {name: BookTape(BookState(), kept[name], DEPTH) for name in names}
     for batch in batches:
         for symbol, records in by_symbol(batch, read_book).items():
             tapes[symbol].fold(records)
+    for tape in tapes.values():
+        tape.settle()
     rows.update({(name, *key): row for name in names for key, row in kept[name].items()})
 
 

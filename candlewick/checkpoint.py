@@ -17,7 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
+
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 UNSENT = 10_000
 """Messages that may wait for their acknowledgement before an agent has to wait."""
@@ -28,8 +31,12 @@ class Rows(Protocol):
 
     partition: int
 
-    def take(self) -> dict[bytes, bytes]:
-        """Return what has changed since the last time."""
+    def take(self) -> dict[bytes, bytes | None]:
+        """Return what has changed since the last time; None where a row was deleted."""
+        ...
+
+    def rewrite(self, keys: Iterable[bytes]) -> None:
+        """Count rows as changed."""
         ...
 
     def written(self) -> None:
@@ -54,9 +61,22 @@ class Table(Protocol):
         """List the partitions that may have changes."""
         ...
 
-    def store(self, partition: int, rows: dict[bytes, bytes], first_offset: int) -> None:
+    def rows(self, partition: int) -> Rows:
+        """Return one partition's rows."""
+        ...
+
+    def store(self, partition: int, rows: dict[bytes, bytes | None], first_offset: int) -> None:
         """Keep rows that the changelog has."""
         ...
+
+    def foreign(self) -> dict[TP, tuple[int, int]]:
+        """Return, and forget, the changelog offsets ``[from, to)`` that another worker wrote among ours."""
+        ...
+
+
+def boot_s() -> float:
+    """Return seconds of a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(CLOCK)
 
 
 class Frozen(RuntimeError):
@@ -77,12 +97,12 @@ class Checkpoint:
         self._forgets: list[Callable[[], None]] = []
         self.applied: dict[TP, int] = {}
         """The offset after the last record that was folded."""
-        self._queue: deque[tuple[str, bytes, bytes]] = deque()
+        self._queue: deque[tuple[str, bytes, bytes | None]] = deque()
         self._sent: set[asyncio.Future[Any]] = set()
         self._draining = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._failure: Exception | None = None
-        self._last_tick = time.monotonic()
+        self._last_tick = boot_s()
         self._longest_sleep_s = 0.0
 
     def source(
@@ -99,8 +119,8 @@ class Checkpoint:
         self._newest[topic] = newest
         self._forgets.append(forget)
 
-    def send(self, topic: str, key: bytes, value: bytes) -> None:
-        """Send a message with this checkpoint; it is acknowledged before rows are written."""
+    def send(self, topic: str, key: bytes, value: bytes | None) -> None:
+        """Send a message, or with None a tombstone; it is acknowledged before rows are written."""
         self._queue.append((topic, key, value))
 
     async def drain(self) -> None:
@@ -128,15 +148,15 @@ class Checkpoint:
 
     def awake(self) -> None:
         """Begin to watch whether the process is awake."""
-        self._last_tick = time.monotonic()
+        self._last_tick = boot_s()
 
     def tick(self) -> None:
-        """Note that the process is awake; call it a few times a second.
+        """Note that the process is awake; call it a few times a second, and before each write to Kafka.
 
         Raises:
             Frozen: it was not for longer than its session: others own its partitions by now.
         """
-        now = time.monotonic()
+        now = boot_s()
         self._longest_sleep_s = max(self._longest_sleep_s, now - self._last_tick)
         self._last_tick = now
         if self._longest_sleep_s > self._session_s:
@@ -191,7 +211,25 @@ class Checkpoint:
             for part, first_offset in next(stored) if changed else ():
                 table.store(rows.partition, part, first_offset)
             rows.written()
-        return offsets
+        return await self._write(is_current) if await self._find_foreign() else offsets
+
+    async def _find_foreign(self) -> bool:
+        """Mark rows that another worker has written after us, say whether there are any.
+
+        One that was stopped, replaced and woken up may still write what it had under way: rows that
+        are older than ours, and that the changelog would keep.
+        """
+        found = False
+        for table in self.tables:
+            for tp, (first, end) in table.foreign().items():
+                keys = await keys_between(self._app.bootstrap, tp, first, end)
+                self._app.log.warning(
+                    "another worker wrote to %s-%s, offsets %s to %s; writing its %s rows again",
+                    tp.topic, tp.partition, first, end - 1, len(keys),
+                )  # fmt: skip
+                table.rows(tp.partition).rewrite(keys)
+                found = True
+        return found
 
     async def _acknowledged(self) -> None:
         sent = set(self._sent)
@@ -200,17 +238,17 @@ class Checkpoint:
             self._sent -= sent
 
     async def _append(
-        self, table: Table, partition: int, rows: dict[bytes, bytes]
-    ) -> list[tuple[dict[bytes, bytes], int]]:
+        self, table: Table, partition: int, rows: dict[bytes, bytes | None]
+    ) -> list[tuple[dict[bytes, bytes | None], int]]:
         """Append rows to a changelog, as one Kafka batch where they fit into one.
 
         Returns each part with the offset of its first row.
         """
         kafka = self._app.producer.kafka
         topic = table.changelog_topic_name
-        parts: list[tuple[dict[bytes, bytes], asyncio.Future[Any]]] = []
+        parts: list[tuple[dict[bytes, bytes | None], asyncio.Future[Any]]] = []
         batch = kafka.create_batch()
-        part: dict[bytes, bytes] = {}
+        part: dict[bytes, bytes | None] = {}
         for key, value in rows.items():
             if batch.append(key=key, value=value, timestamp=None) is None:
                 parts.append((part, await kafka.send_batch(batch, topic, partition=partition)))
@@ -219,3 +257,17 @@ class Checkpoint:
             part[key] = value
         parts.append((part, await kafka.send_batch(batch, topic, partition=partition)))
         return [(part, (await future).offset) for part, future in parts]
+
+
+async def keys_between(bootstrap: str, tp: TP, first: int, end: int) -> set[bytes]:
+    """Return the keys of a partition's records from offset ``first`` to before ``end``."""
+    keys = set()
+    place = TopicPartition(*tp)
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
+        consumer.assign([place])
+        consumer.seek(place, first)
+        while await consumer.position(place) < end:
+            for record in (await consumer.getmany(place, timeout_ms=500)).get(place, ()):
+                if record.offset < end and record.key is not None:
+                    keys.add(record.key)
+    return keys

@@ -99,6 +99,20 @@ class Settings(BaseModel):
         ge=2,
         le=3650,
     )
+    keep_1m_days: float = _setting(
+        7,
+        "Days that one-minute candles and book statistics are kept; 0: for ever.",
+        "0, or 1 to 36500",
+        ge=0,
+        le=36500,
+    )
+    keep_1h_days: float = _setting(
+        90,
+        "The same of one-hour ones; those of a day are kept for ever.",
+        "0, or 1 to 36500",
+        ge=0,
+        le=36500,
+    )
     grace_s: float = _setting(
         10,
         "Seconds of event time that a candle waits for late trades, in all processes.",
@@ -120,13 +134,6 @@ class Settings(BaseModel):
     )
     commit_s: float = _setting(
         1.0, "Seconds between two times that rows and offsets are written.", "0.05 to 60", ge=0.05, le=60
-    )
-    rewind_records: int = _setting(
-        20_000,
-        "Records before the committed offset that a worker reads again when it starts.",
-        "0 to 10000000",
-        ge=0,
-        le=10_000_000,
     )
     session_s: float = _setting(
         10, "Seconds without a sign of life after which a worker's partitions move.", "6 to 300", ge=6, le=300
@@ -150,6 +157,13 @@ class Settings(BaseModel):
                 raise ValueError(product)
         return value
 
+    @field_validator("keep_1m_days", "keep_1h_days")
+    @classmethod
+    def _a_day_at_least(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError(value)
+        return value
+
     @field_validator("broker")
     @classmethod
     def _addresses(cls, value: str) -> str:
@@ -158,6 +172,11 @@ class Settings(BaseModel):
             if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
                 raise ValueError(address)
         return value
+
+    def keep_us(self) -> dict[str, int]:
+        """Return how long closed windows are kept, by name, in microseconds; for ever where not named."""
+        days = {"1m": self.keep_1m_days, "1h": self.keep_1h_days}
+        return {name: round(value * 86_400_000_000) for name, value in days.items() if value}
 
     def env(self) -> dict[str, str]:
         """Return these settings as the environment of another process of ours."""

@@ -28,7 +28,8 @@ def changelog(app_id: str, table: str) -> str:
 def specs(settings: Settings) -> list[TopicSpec]:
     """Return every topic that these settings need."""
     kept = {"retention.ms": str(round(settings.retention_days * 86_400_000)), "cleanup.policy": "delete"}
-    compacted = {"cleanup.policy": "compact"}
+    # An hour in which a row stays beside one that a stopped worker wrote late (docs/decisions/003).
+    compacted = {"cleanup.policy": "compact", "min.compaction.lag.ms": "3600000"}
     large = {"max.message.bytes": str(LARGEST_RECORD)}
     changelogs = [changelog(settings.app_id, table) for table in (CANDLES, BOOK_STATS)]
     return [

@@ -268,10 +268,25 @@ class BatchConsumer(driver.Consumer):
 
 
 class Producer(driver.Producer):
-    """Faust's producer, idempotent: a retry does not write twice, and keeps its order."""
+    """Faust's producer, idempotent: a retry does not write twice, and keeps its order.
+
+    What waits in its memory when the process is stopped must not go out when it wakes: by then others
+    own the partitions. So each request asks first whether we were awake.
+    """
 
     def _settings_extra(self) -> dict[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
+
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        producer = super()._new_producer(transactional_id)
+        send = producer.client.send
+
+        def send_when_awake(*args: Any, **kwargs: Any) -> Any:
+            self.app.checkpoint.tick()
+            return send(*args, **kwargs)
+
+        producer.client.send = send_when_awake
+        return producer
 
     @property
     def kafka(self) -> Any:

@@ -13,7 +13,7 @@ that include an offset already do not take it a second time.
 from __future__ import annotations
 
 import decimal
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import msgspec
 from models.book import BookDelta, BookKeyframe, BookLost, BookRecord, OrderBook
 from models.decimals import EXACT, plain, ratio
 from models.times import rfc3339
-from models.window import WINDOWS, Window
+from models.window import WINDOWS, Expired, Window
 
 ZERO = Decimal(0)
 HALF = Decimal("0.5")
@@ -175,6 +175,8 @@ class BookState(msgspec.Struct):
     received_time_us: int = 0
     latest: dict[str, int] = {}
     latest_closed: dict[str, int] = {}
+    kept_from: dict[str, int] = {}
+    """By window, rows that start before this are not kept any more."""
 
 
 class BookChange(NamedTuple):
@@ -187,15 +189,24 @@ class BookChange(NamedTuple):
 
 
 class BookTape:
-    """Folds book records of one symbol into rows, and holds its book. ``rows`` is by (window, start)."""
+    """Folds book records of one symbol into rows, and holds its book. ``rows`` is by (window, start).
+
+    Arguments:
+        depth: levels a side that depth and imbalance sum up.
+        keep_us: by window, how long a closed row is kept; a window that is not named, for ever.
+    """
 
     def __init__(
-        self, symbol: str, state: BookState, rows: MutableMapping[RowKey, BookStatsRow], depth: int
+        self,
+        state: BookState,
+        rows: MutableMapping[RowKey, BookStatsRow],
+        depth: int,
+        keep_us: Mapping[str, int] | None = None,
     ) -> None:
-        self.symbol = symbol
         self.state = state
         self.rows = rows
         self.depth = depth
+        self.keep_us = keep_us or {}
         self.book: OrderBook | None = None
         """None until a snapshot or a keyframe was read since the start."""
         self.held = state.keyframe_held
@@ -209,12 +220,12 @@ class BookTape:
         """Whether the book that is held now can be served."""
         return self.book is not None and self.held.in_step
 
-    def fold(self, records: Iterable[tuple[int, BookRecord]]) -> list[BookChange]:
+    def fold(self, records: Iterable[tuple[int, BookRecord]]) -> list[BookChange | Expired]:
         """Take in records in the order of their offsets; return the windows that are over.
 
-        After a restart, begin at ``state.keyframe_offset``.
+        Rows and state hold all of it after `settle`. After a restart, begin at ``state.keyframe_offset``.
         """
-        changes: list[BookChange] = []
+        changes: list[BookChange | Expired] = []
         with decimal.localcontext(EXACT):
             for offset, record in records:
                 if offset < self._begins:
@@ -222,10 +233,14 @@ class BookTape:
                 self._fold_one(offset, record, changes)
                 if offset <= self.state.offset:
                     self._end_run()  # read again after a restart: each row decides, record by record
-            self._end_run()
         return changes
 
-    def _fold_one(self, offset: int, record: BookRecord, changes: list[BookChange]) -> None:
+    def settle(self) -> None:
+        """Bring rows and state to the last record."""
+        with decimal.localcontext(EXACT):
+            self._end_run()
+
+    def _fold_one(self, offset: int, record: BookRecord, changes: list[BookChange | Expired]) -> None:
         held, state = self.held, self.state
         state.received_time_us = max(state.received_time_us, record.received_time_us)
         at_us = max(record.event_time_us or 0, held.at_us)
@@ -287,7 +302,7 @@ class BookTape:
         run.mids = (*held.mids, run.mid_close)[-MIDS:]
         return Held(held.at_us, held.in_step, run.spread_close, run.mids)
 
-    def _roll_over(self, offset: int, at_us: int, held: Held, changes: list[BookChange]) -> None:
+    def _roll_over(self, offset: int, at_us: int, held: Held, changes: list[BookChange | Expired]) -> None:
         """End the windows between the last record and this one, and begin those that hold this one."""
         self._end_run()
         begins_us = SMALLEST.start_of(at_us)
@@ -302,11 +317,20 @@ class BookTape:
                     row.closed = True
                     self.state.latest_closed[window.name] = old
                     changes.append(BookChange(window, old, offset, describe(window, old, row)))
+                    self._expire(window, old, changes)
                 self.rows[window.name, old] = row
             if old != new and (window.name, new) not in self.rows:
                 stats = BookStats(mids=held.mids, in_step=held.in_step)
                 stats.weigh(begins_us - new, held)
                 self.rows[window.name, new] = BookStatsRow(offset - 1, stats)
+
+    def _expire(self, window: Window, closed_us: int, changes: list[BookChange | Expired]) -> None:
+        """Let go of rows that closed long ago, counted from the last that did."""
+        if window.name in self.keep_us:
+            before_us = window.start_of(closed_us - self.keep_us[window.name])
+            if before_us > self.state.kept_from.get(window.name, 0):
+                self.state.kept_from[window.name] = before_us
+                changes.append(Expired(window, before_us))
 
     def _end_run(self) -> None:
         """Merge the run into the row of each window."""
@@ -321,6 +345,8 @@ class BookTape:
             key = (window.name, window.start_of(self.held.at_us))
             row = self.rows.get(key)
             if row is None:
+                if key[1] < self.state.kept_from.get(window.name, key[1]):
+                    continue  # read again after a restart
                 row = BookStatsRow(self._run_last, BookStats())
             elif row.offset >= self._run_first:
                 continue

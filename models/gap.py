@@ -1,4 +1,4 @@
-"""A hole in the trades of one symbol: what the topic ``gaps`` carries, keyed by symbol and first id.
+"""A gap in the trades of one symbol: what the topic ``gaps`` carries, keyed by symbol and first id.
 
 Trade ids of a symbol rise by one, so a jump shows how many are missing, and the times of the trades
 around it show which candles it touches.
@@ -15,8 +15,8 @@ from models.trade import Count
 Cause = Literal["jump", "heartbeat"]
 """A trade came whose id was not the next, or a heartbeat named a trade that never came."""
 
-State = Literal["open", "repaired", "abandoned"]
-"""``abandoned``: too many holes at once, the oldest is not waited for any more."""
+State = Literal["open", "repaired", "merged"]
+"""``merged``: too many holes at once, so this one became part of the gap before it."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class Gap(msgspec.Struct, frozen=True):
     first_trade_id: Count
     last_trade_id: Count
     missing_trades: Count
-    """How many of them are missing now: all when it opens, none when it is repaired."""
+    """How many of them are missing: all when it opens, none when it is repaired."""
     state: State
     cause: Cause
     after: str
@@ -37,7 +37,7 @@ class Gap(msgspec.Struct, frozen=True):
     detected: str
     """RFC 3339, event time of the record that showed the hole."""
     settled: str | None = None
-    """RFC 3339, event time that the log had reached when it was repaired or abandoned."""
+    """RFC 3339, event time that the log had reached when it was repaired or merged."""
 
     @property
     def key(self) -> str:

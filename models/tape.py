@@ -15,21 +15,26 @@ from __future__ import annotations
 import decimal
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from models import ids
 from models.candle import Candle
 from models.decimals import EXACT
+from models.gap import Gap, State
+from models.ledger import NOTHING, SLACK_US, Ledger, News, OpenGap
 from models.times import rfc3339
 from models.trade import Heartbeat, Trade
-from models.window import BY_NAME, WINDOWS, Window
+from models.window import BY_NAME, WINDOWS, Expired, Window
 
 SMALLEST = WINDOWS[0]
+
+LONG_RUN = 256
+"""Trades after which a run is folded at the end of a batch; a shorter one waits for the next batch."""
 
 
 class CandleRow(msgspec.Struct, frozen=True):
@@ -41,6 +46,10 @@ class CandleRow(msgspec.Struct, frozen=True):
     closed: bool = False
     revision: int = 0
     late_trades: int = 0
+    complete: bool = False
+    """As of this revision; of an open candle, the ledger knows."""
+    missing_trades: int = 0
+    """As ``complete``."""
 
 
 class TapeState(msgspec.Struct):
@@ -48,20 +57,21 @@ class TapeState(msgspec.Struct):
 
     offset: int = -1
     watermark_us: int = 0
-    seen: ids.Ranges = ()
-    """Trade ids that came, as far back as the tape knows."""
-    last_known_id: int = 0
-    """The highest trade id that the exchange has spoken of, in a trade or a heartbeat."""
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
     last_trade: Trade | None = None
     """The trade that is latest by (event time, id)."""
     received_time_us: int = 0
     duplicates: int = 0
+    expired: int = 0
+    """Trades that came when the candles of their smallest window were not kept any more."""
     open: list[tuple[str, int]] = []
     """(window, start) of the candles that are not closed yet."""
     latest: dict[str, int] = {}
     """By window, the start of the last candle."""
     latest_closed: dict[str, int] = {}
     """By window, the start of the last closed candle."""
+    kept_from: dict[str, int] = {}
+    """By window, candles that start before this are not kept any more."""
 
 
 class CandleChange(NamedTuple):
@@ -73,152 +83,264 @@ class CandleChange(NamedTuple):
     value: dict[str, object]
 
 
+class GapChange(NamedTuple):
+    """A gap opened, or is no more."""
+
+    gap: OpenGap
+    state: State
+    settled_us: int
+
+    def describe(self, exchange: str, symbol: str) -> Gap:
+        """Return it as the topic ``gaps`` shows it."""
+        gap = self.gap
+        return Gap(
+            exchange=exchange,
+            symbol=symbol,
+            first_trade_id=gap.first,
+            last_trade_id=gap.last,
+            missing_trades=gap.last - gap.first + 1 if self.state == "open" else 0,
+            state=self.state,
+            cause=gap.cause,
+            after=rfc3339(gap.after_us),
+            before=rfc3339(gap.before_us),
+            detected=rfc3339(gap.detected_us),
+            settled=None if self.state == "open" else rfc3339(self.settled_us),
+        )
+
+
+Change = CandleChange | GapChange | Expired
 RowKey = tuple[str, int]
+Run = list[tuple[int, Trade]]
 
 
 class Tape:
-    """Folds records of one symbol into rows. ``rows`` reads and takes `CandleRow` by (window, start)."""
+    """Folds records of one symbol into rows. ``rows`` reads and takes `CandleRow` by (window, start).
+
+    Arguments:
+        grace_us: event time that a candle waits for late trades after its end.
+        keep_us: by window, how long a closed candle is kept; a window that is not named, for ever.
+    """
 
     def __init__(
-        self, symbol: str, state: TapeState, rows: MutableMapping[RowKey, CandleRow], grace_us: int
+        self,
+        state: TapeState,
+        rows: MutableMapping[RowKey, CandleRow],
+        grace_us: int,
+        keep_us: Mapping[str, int] | None = None,
     ) -> None:
-        self.symbol = symbol
         self.state = state
         self.rows = rows
         self.grace_us = grace_us
+        self.keep_us = keep_us or {}
+        self.offset = state.offset
+        """The last offset taken in; beyond that of the state while a run waits."""
         self._due = self._next_due()
+        self._run: Run = []
+        """New trades of one smallest window, ids rising by one, that are not in the rows yet."""
+        self._run_start = self._run_end = 0
 
-    def fold(self, records: Iterable[tuple[int, Trade | Heartbeat]]) -> list[CandleChange]:
-        """Take in records in the order of their offsets; return what closed or was amended.
+    def fold(self, records: Iterable[tuple[int, Trade | Heartbeat]]) -> list[Change]:
+        """Take in records in the order of their offsets; return what closed, was amended, or is missing.
 
-        The caller keeps ``state`` and the changed rows together, and gives all records again from
-        the last offset that it has kept.
+        The caller keeps ``state`` and the changed rows together after `settle`, and gives all records
+        again from the last offset that it has kept.
         """
-        changes: list[CandleChange] = []
+        changes: list[Change] = []
         records = list(records)
-        fresh = bisect_right(records, self.state.offset, key=itemgetter(0))
         with decimal.localcontext(EXACT):
-            self._fold_again(records[:fresh], changes)
-            run: list[tuple[int, Trade]] = []
-            run_start, run_end = 0, 0  # of the smallest window that holds the run
-            high = self.state.seen[-1][1] if self.state.seen else 0
-            for offset, event in records[fresh:]:
-                if type(event) is not Trade:
-                    self._fold_run(run_start, run, changes)
-                    run, run_end = [], 0
-                    self._fold_heartbeat(offset, event, changes)  # type: ignore[arg-type]
-                    continue
-                time_us = event.event_time_us
-                if run_start <= time_us < run_end and event.trade_id > high and time_us < self._due:
-                    run.append((offset, event))
-                    high = event.trade_id
-                    continue
-                self._fold_run(run_start, run, changes)
-                run_start = SMALLEST.start_of(time_us)
-                run_end = SMALLEST.end_of(run_start)
-                run = [(offset, event)]
-                if event.trade_id <= high or time_us >= self._due or self._is_over(SMALLEST.name, run_start):
-                    # What is out of order, closes a candle or amends one is folded alone, so that
-                    # what is told of it does not depend on how the log was cut into batches.
-                    self._fold_run(run_start, run, changes)
-                    run, run_end = [], 0
-                high = max(high, event.trade_id)
-            self._fold_run(run_start, run, changes)
+            fresh = bisect_right(records, self.offset, key=itemgetter(0))
+            if fresh:
+                self._end_run()
+                self._fold_again(records[:fresh], changes)
+            self._fold_fresh(records[fresh:], changes)
+            if len(self._run) >= LONG_RUN:
+                self._end_run()
         return changes
+
+    def settle(self) -> None:
+        """Bring rows and state to the last record. Tells nothing: what a run holds closes no candle."""
+        with decimal.localcontext(EXACT):
+            self._end_run()
+
+    def _fold_fresh(self, records: list[tuple[int, Trade | Heartbeat]], changes: list[Change]) -> None:
+        run, run_start, run_end = self._run, self._run_start, self._run_end
+        next_id = run[-1][1].trade_id + 1 if run else -1
+        for record in records:
+            offset, event = record
+            if type(event) is not Trade:
+                self._end_run()
+                run, next_id = self._run, -1
+                self._fold_heartbeat(offset, event, changes)  # type: ignore[arg-type]
+                continue
+            time_us = event.event_time_us
+            if event.trade_id == next_id and run_start <= time_us < run_end:
+                run.append(record)  # type: ignore[arg-type]
+                next_id += 1
+                if time_us >= self._due:  # of earlier windows, which the run is not in
+                    self.state.watermark_us = time_us
+                    self._close(offset, changes)
+                continue
+            self._end_run()
+            run = self._run
+            run_start = self._run_start = SMALLEST.start_of(time_us)
+            run_end = self._run_end = SMALLEST.end_of(run_start)
+            top_id = self.state.ledger.top_id
+            if event.trade_id == top_id + 1 and top_id >= 0 and not self._is_over(SMALLEST.name, run_start):
+                run.append(record)  # type: ignore[arg-type]
+                next_id = event.trade_id + 1
+                if time_us >= self._due:
+                    self.state.watermark_us = time_us
+                    self._close(offset, changes)
+            else:
+                # What shows a hole or fills one, amends a candle, or came before, is folded alone, so
+                # that what is told of it does not depend on how the log was cut into batches.
+                self._fold_one(offset, event, changes)
+                next_id = -1
+        if records:
+            self.offset = records[-1][0]
 
     def _is_over(self, name: str, start_us: int) -> bool:
         return BY_NAME[name].is_closed(start_us, self.state.watermark_us, self.grace_us)
 
-    def _fold_run(self, start_us: int, run: list[tuple[int, Trade]], changes: list[CandleChange]) -> None:
-        """Fold new trades of one smallest window: one of any kind, or several with rising new ids."""
+    def _is_kept(self, key: RowKey) -> bool:
+        return key[1] >= self.state.kept_from.get(key[0], key[1])
+
+    def _end_run(self) -> None:
+        """Fold the run: new trades of one smallest window that is not over, after all that came before."""
+        run = self._run
         if not run:
             return
-        state = self.state
-        last_offset = run[-1][0]
+        self._run = []
+        first_offset, last_offset = run[0][0], run[-1][0]
         trades = [trade for _, trade in run]
         whole = Candle.of(trades)
-        late = self._is_over(SMALLEST.name, start_us)
-        self._see(trades, whole)
+        self.state.ledger.extend(whole.last_trade_id, whole.closed[0])
         for window in WINDOWS:
-            key = (window.name, window.start_of(start_us))
+            key = (window.name, window.start_of(self._run_start))
             row = self.rows.get(key)
-            if row is None and not late:
+            if row is None:
                 self.rows[key] = CandleRow(last_offset, whole)
                 self._opened(key)
-            elif row is not None and not late and whole.follows(row.candle):
+            elif row.offset < first_offset and whole.follows(row.candle) and not row.closed:
                 self.rows[key] = CandleRow(last_offset, row.candle.merge(whole))
-            else:
-                self._fold_singly(window, key, run, changes)
-        state.offset = last_offset
-        if whole.closed[0] > state.watermark_us:
-            state.watermark_us = whole.closed[0]
-            if state.watermark_us >= self._due:
-                self._close(last_offset, changes)
+            else:  # the row is newer than the state
+                for offset, trade in run:
+                    self._add(window, key, offset, trade, [])
+        self._note(trades, whole.closed, last_offset)
 
-    def _fold_again(self, records: list[tuple[int, Trade | Heartbeat]], changes: list[CandleChange]) -> None:
+    def _fold_one(self, offset: int, trade: Trade, changes: list[Change]) -> None:
+        """Fold a trade of any kind."""
+        state = self.state
+        news = state.ledger.see(trade.trade_id, trade.event_time_us)
+        self._tell_gaps(news, "open", changes)
+        for window in WINDOWS:
+            self._add(window, (window.name, window.start_of(trade.event_time_us)), offset, trade, changes)
+        self._note([trade], _moment(trade), offset)
+        self._settle_time(offset, news, changes)
+
+    def _fold_heartbeat(self, offset: int, heartbeat: Heartbeat, changes: list[Change]) -> None:
+        state = self.state
+        news = state.ledger.hear(heartbeat.last_trade_id, heartbeat.event_time_us)
+        self._tell_gaps(news, "open", changes)
+        state.offset = offset
+        state.watermark_us = max(state.watermark_us, heartbeat.event_time_us)
+        state.received_time_us = max(state.received_time_us, heartbeat.received_time_us)
+        self._settle_time(offset, news, changes)
+
+    def _settle_time(self, offset: int, news: News, changes: list[Change]) -> None:
+        """Close what is due, then amend the closed candles that a hole has come to, or has left."""
+        if self.state.watermark_us >= self._due:
+            self._close(offset, changes)
+        if news is not NOTHING:
+            times_us = [time_us + slack_us for time_us in news.times_us for slack_us in (-SLACK_US, SLACK_US)]
+            for window in WINDOWS:
+                for start_us in sorted({window.start_of(time_us) for time_us in times_us}):
+                    self._amend_completeness(window, start_us, offset, changes)
+            self._tell_gaps(news, "repaired", changes)
+            self._tell_gaps(news, "merged", changes)
+
+    def _tell_gaps(self, news: News, told: State, changes: list[Change]) -> None:
+        for gap, state in news.gaps:
+            if state == told:
+                changes.append(GapChange(gap, state, self.state.watermark_us))
+
+    def _amend_completeness(self, window: Window, start_us: int, offset: int, changes: list[Change]) -> None:
+        row = self.rows.get((window.name, start_us)) if self._is_kept((window.name, start_us)) else None
+        if row is None or not row.closed or row.offset > offset:
+            return
+        complete, missing = completeness(window, start_us, self.state.ledger)
+        if complete != row.complete:
+            row = msgspec.structs.replace(
+                row,
+                offset=offset,
+                revision=row.revision + 1,
+                complete=complete,
+                missing_trades=missing,
+            )
+            self.rows[window.name, start_us] = row
+            changes.append(self._change(window, start_us, row))
+
+    def _fold_again(self, records: list[tuple[int, Trade | Heartbeat]], changes: list[Change]) -> None:
         """Offer records that the tape has taken in before to the rows that may not have them."""
         trades = [(offset, event) for offset, event in records if isinstance(event, Trade)]
         for start_us, group in groupby(trades, key=lambda item: SMALLEST.start_of(item[1].event_time_us)):
             run = list(group)
             for window in WINDOWS:
                 key = (window.name, window.start_of(start_us))
+                if not self._is_kept(key):
+                    continue
                 row = self.rows.get(key)
                 if row is None or row.offset < run[-1][0]:
-                    self._fold_singly(window, key, run, changes)
+                    for offset, trade in run:
+                        self._add(window, key, offset, trade, changes)
                 row = self.rows[key]
                 if not row.closed and key not in self.state.open and self._is_over(*key):
                     # The state has closed it and said so, the row is older than that.
-                    self.rows[key] = msgspec.structs.replace(row, closed=True)
+                    complete, missing = completeness(window, key[1], self.state.ledger)
+                    self.rows[key] = msgspec.structs.replace(
+                        row, closed=True, complete=complete, missing_trades=missing
+                    )
 
-    def _fold_singly(
-        self, window: Window, key: RowKey, run: list[tuple[int, Trade]], changes: list[CandleChange]
-    ) -> None:
-        """Fold trade by trade: what came again, came late, or came out of order."""
-        closed = self._is_over(*key)
-        for offset, trade in run:
-            row = self.rows.get(key)
-            if row is None:
-                row = CandleRow(offset, Candle.of((trade,)), closed, late_trades=int(closed))
-                self._opened(key)
-            elif offset <= row.offset:
-                self._opened(key)  # the state may be older than the row
-                continue
-            elif ids.holds(row.candle.ids, trade.trade_id):
-                self.rows[key] = msgspec.structs.replace(row, offset=offset)
-                if window is SMALLEST:
-                    self.state.duplicates += 1
-                continue
-            else:
-                row = CandleRow(
-                    offset,
-                    row.candle.merge(Candle.of((trade,))),
-                    closed,
-                    row.revision + closed,
-                    row.late_trades + closed,
-                )
-            self.rows[key] = row
-            if closed:
-                changes.append(self._change(window, key[1], row))
-
-    def _fold_heartbeat(self, offset: int, heartbeat: Heartbeat, changes: list[CandleChange]) -> None:
-        state = self.state
-        if offset <= state.offset:
+    def _add(self, window: Window, key: RowKey, offset: int, trade: Trade, changes: list[Change]) -> None:
+        """Fold one trade, that may have come before, into one window's row."""
+        if not self._is_kept(key):
+            self.state.expired += window is SMALLEST
             return
-        state.offset = offset
-        state.watermark_us = max(state.watermark_us, heartbeat.event_time_us)
-        state.last_known_id = max(state.last_known_id, heartbeat.last_trade_id)
-        state.received_time_us = max(state.received_time_us, heartbeat.received_time_us)
-        if state.watermark_us >= self._due:
-            self._close(offset, changes)
+        closed = self._is_over(*key)
+        row = self.rows.get(key)
+        if row is None:
+            row = CandleRow(offset, Candle.of((trade,)), closed, late_trades=int(closed))
+            self._opened(key)
+        elif offset <= row.offset:
+            self._opened(key)  # the state may be older than the row
+            return
+        elif ids.holds(row.candle.ids, trade.trade_id):
+            self.rows[key] = msgspec.structs.replace(row, offset=offset)
+            self.state.duplicates += window is SMALLEST
+            return
+        else:
+            row = CandleRow(
+                offset,
+                row.candle.merge(Candle.of((trade,))),
+                closed,
+                row.revision + closed,
+                row.late_trades + closed,
+            )
+        if closed:
+            complete, missing = completeness(window, key[1], self.state.ledger)
+            row = msgspec.structs.replace(row, complete=complete, missing_trades=missing)
+            changes.append(self._change(window, key[1], row))
+        self.rows[key] = row
 
-    def _see(self, trades: list[Trade], whole: Candle) -> None:
+    def _note(self, trades: list[Trade], latest: tuple[int, int], offset: int) -> None:
+        """Keep what is known beyond the rows; ``latest`` is the (time, id) of the latest of the trades."""
         state = self.state
-        state.seen = ids.union(state.seen, whole.ids)
-        state.last_known_id = max(state.last_known_id, state.seen[-1][1])
+        state.offset = offset
+        state.watermark_us = max(state.watermark_us, latest[0])
         state.received_time_us = max(state.received_time_us, max(map(_received, trades)))
-        last = trades[-1] if whole.closed == _moment(trades[-1]) else max(trades, key=_moment)
-        if state.last_trade is None or _moment(last) > _moment(state.last_trade):
-            state.last_trade = last
+        if state.last_trade is None or latest > _moment(state.last_trade):
+            last = trades[-1]
+            state.last_trade = last if _moment(last) == latest else max(trades, key=_moment)
 
     def _opened(self, key: RowKey) -> None:
         """Note a row that is there; it may be known."""
@@ -231,7 +353,7 @@ class Tape:
             self._due = self._next_due()
         state.latest[name] = max(start_us, state.latest.get(name, 0))
 
-    def _close(self, offset: int, changes: list[CandleChange]) -> None:
+    def _close(self, offset: int, changes: list[Change]) -> None:
         """Close every open candle that the watermark has left behind, the earliest end first."""
         state = self.state
         due = [key for key in state.open if self._is_over(*key)]
@@ -239,10 +361,28 @@ class Tape:
         self._due = self._next_due()
         for key in sorted(due, key=lambda key: (BY_NAME[key[0]].end_of(key[1]), BY_NAME[key[0]].size_us)):
             name, start_us = key
-            row = msgspec.structs.replace(self.rows[key], offset=offset, closed=True)
-            self.rows[key] = row
+            window = BY_NAME[name]
             state.latest_closed[name] = max(start_us, state.latest_closed.get(name, 0))
-            changes.append(self._change(BY_NAME[name], start_us, row))
+            row = self.rows[key]
+            if row.closed:
+                continue  # the row is newer than the state, and has been told of
+            complete, missing = completeness(window, start_us, state.ledger)
+            row = msgspec.structs.replace(
+                row, offset=offset, closed=True, complete=complete, missing_trades=missing
+            )
+            self.rows[key] = row
+            changes.append(self._change(window, start_us, row))
+        for window in WINDOWS:
+            if window.name in self.keep_us and any(name == window.name for name, _ in due):
+                self._expire(window, changes)
+
+    def _expire(self, window: Window, changes: list[Change]) -> None:
+        """Let go of candles that closed long ago, counted from the last that did."""
+        state = self.state
+        before_us = window.start_of(state.latest_closed[window.name] - self.keep_us[window.name])
+        if before_us > state.kept_from.get(window.name, 0):
+            state.kept_from[window.name] = before_us
+            changes.append(Expired(window, before_us))
 
     def _next_due(self) -> int:
         """Return the watermark at which the next open candle closes."""
@@ -260,28 +400,20 @@ def _moment(trade: Trade) -> tuple[int, int]:
     return (trade.event_time_us, trade.trade_id)
 
 
-def completeness(row: CandleRow, state: TapeState) -> tuple[bool, int]:
-    """Return whether every trade of the candle is in it, and how many ids are missing.
+def completeness(window: Window, start_us: int, ledger: Ledger) -> tuple[bool, int]:
+    """Return whether every trade of the candle is in it, and how many may be missing.
 
-    Ids of a symbol rise by one, trade by trade. So a candle is complete when the id before its
-    first is known to lie in an earlier window, no id inside is missing, and, once it is closed,
-    the id after its last lies in a later one. Missing ids at the edges may belong to the neighbour.
+    Missing ids between two candles count for both: nobody knows yet where they belong.
     """
-    first, last = row.candle.first_trade_id, row.candle.last_trade_id
-    lost = ids.missing(state.seen, first, last)
-    before_known = first == 1 or ids.holds(state.seen, first - 1)
-    following = ids.after(state.seen, last)
-    lost_after = (following or state.last_known_id + 1) - last - 1
-    lost_before = 0
-    if not before_known:
-        lower = [high for _, high in state.seen if high < first]
-        lost_before = first - lower[-1] - 1 if lower else 0
-    return before_known and not lost and not lost_after, lost + lost_before + max(0, lost_after)
+    end_us = window.end_of(start_us)
+    return ledger.is_complete(start_us, end_us), ledger.missing(start_us, end_us)
 
 
-def describe(window: Window, start_us: int, row: CandleRow, state: TapeState) -> dict[str, object]:
+def describe(window: Window, start_us: int, row: CandleRow, state: TapeState) -> dict[str, Any]:
     """Return the candle as the topic ``candles`` and the web views show it."""
-    complete, missing_trades = completeness(row, state)
+    complete, missing_trades = row.complete, row.missing_trades
+    if not row.closed:
+        complete, missing_trades = completeness(window, start_us, state.ledger)
     return {
         "window": window.name,
         "start": rfc3339(start_us),

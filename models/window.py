@@ -31,6 +31,13 @@ class Window(NamedTuple):
         return watermark_us >= start_us + self.size_us + grace_us
 
 
+class Expired(NamedTuple):
+    """What is kept of windows that start before this is not kept any more."""
+
+    window: Window
+    before_us: int
+
+
 WINDOWS = (
     Window("1m", 60 * SECOND_US),
     Window("1h", 3_600 * SECOND_US),

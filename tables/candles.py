@@ -39,5 +39,7 @@ def latest(partition: int, symbol_key: str, window: str, closed: bool = False) -
 def at(partition: int, symbol_key: str, window: str, start_us: int) -> Found | None:
     """Return the candle of the window that starts at ``start_us``."""
     known = state(partition, symbol_key)
+    if known is None or start_us < known.kept_from.get(window, start_us):
+        return None
     row = table.rows(partition).row(symbol_key, window, start_us)
-    return Found(start_us, row, known) if known and row else None
+    return Found(start_us, row, known) if row else None

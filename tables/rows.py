@@ -14,7 +14,8 @@ seconds since 1970, ten digits, so that RocksDB keeps a symbol's rows in the ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -27,6 +28,9 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 CACHED = 1000
 """Rows that a partition keeps decoded; the rest are read from RocksDB when they are asked for."""
+
+KEYS_KEPT = 16
+"""Keys that a symbol keeps written out."""
 
 ROCKSDB = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_write_buffer_number": 2}
 """For each partition. Faust's own are 2 GiB, 64 MiB and 3."""
@@ -49,24 +53,62 @@ class PartitionRows(Generic[State, Row]):
         self._table = table
         self.partition = partition
         self._cache: dict[bytes, Any] = {}
+        """A row or a state, or None where it was deleted, or is not there."""
         self._dirty: set[bytes] = set()
-        self._writing: dict[bytes, bytes] = {}
+        self._writing: dict[bytes, bytes | None] = {}
+        self.unsettled: dict[str, Callable[[], None]] = {}
+        """By symbol, how to bring its rows to the last record that was folded."""
 
     def state(self, symbol_key: str) -> State | None:
         """Return what is kept of a symbol."""
-        state: State | None = self._get(state_key(symbol_key), self._table.decode_state)
+        self.settle(symbol_key)
+        state: State | None = self.get(state_key(symbol_key))
         return state
 
     def row(self, symbol_key: str, window: str, start_us: int) -> Row | None:
         """Return the row of a window."""
-        row: Row | None = self._get(row_key(symbol_key, window, start_us), self._table.decode_row)
+        self.settle(symbol_key)
+        row: Row | None = self.get(row_key(symbol_key, window, start_us))
         return row
 
+    def settle(self, symbol_key: str) -> None:
+        """Bring a symbol's rows to the last record that was folded."""
+        settle = self.unsettled.pop(symbol_key, None)
+        if settle:
+            settle()
+
+    def get(self, key: bytes) -> Any:
+        """Return a state or a row, as of the last time that its symbol was settled."""
+        try:
+            return self._cache[key]
+        except KeyError:
+            pass
+        raw = self._writing[key] if key in self._writing else self._table.stored(self.partition, key)
+        value = None if raw is None else self._table.decode(key, raw)
+        if value is not None:
+            self._cache[key] = value
+        return value
+
     def put(self, key: bytes, value: Any) -> None:
-        """Keep a state or a row; the next checkpoint writes it."""
+        """Keep a state or a row, or delete it with None; the next checkpoint writes it."""
         self._cache.pop(key, None)  # so that the cache is in the order of the last write
         self._cache[key] = value
         self._dirty.add(key)
+
+    def expire(self, symbol_key: str, window: str, before_us: int) -> list[int]:
+        """Delete a window's rows that start before; return their starts. Reads only those."""
+        first, end = row_key(symbol_key, window, 0), row_key(symbol_key, window, before_us)
+        keys = {key for key in (*self._cache, *self._writing) if first <= key < end}
+        keys.update(self._table.stored_keys(self.partition, first, end))
+        there = sorted(key for key in keys if self.get(key) is not None)
+        for key in there:
+            self.put(key, None)
+        return [int(key.rpartition(b":")[2]) * 1_000_000 for key in there]
+
+    def rewrite(self, keys: Iterable[bytes]) -> None:
+        """Write rows once more, as they are: the changelog may end with older ones."""
+        for key in keys:
+            self.put(key, self.get(key))
 
     def of(self, symbol_key: str) -> SymbolRows[Row]:
         """Return a symbol's rows, by (window, start)."""
@@ -75,15 +117,22 @@ class PartitionRows(Generic[State, Row]):
     def symbol_keys(self) -> list[str]:
         """List the symbols that have a state here."""
         keys = {key for key in self._cache if key.startswith(b"state/")}
-        keys.update(self._table.stored_keys(self.partition, b"state/"))
-        return sorted(key[len(b"state/") :].decode() for key in keys)
+        keys.update(self._table.stored_keys(self.partition, b"state/", b"state0"))
+        return sorted({key[len(b"state/") :].decode() for key in keys} | self.unsettled.keys())
 
-    def take(self) -> dict[bytes, bytes]:
-        """Return what has changed, encoded; from here on it counts as being written."""
-        changed = {key: msgspec.json.encode(self._cache[key]) for key in self._dirty}
+    def take(self) -> dict[bytes, bytes | None]:
+        """Return what has changed, encoded; from here on it counts as being written.
+
+        Rows come before states: where a write is torn, no state says more than the rows hold.
+        """
+        for symbol_key in list(self.unsettled):
+            self.settle(symbol_key)
+        self._writing = {
+            key: None if self._cache[key] is None else msgspec.json.encode(self._cache[key])
+            for key in sorted(self._dirty)
+        }
         self._dirty.clear()
-        self._writing = changed
-        return changed
+        return self._writing
 
     def written(self) -> None:
         """Note that what was taken is in RocksDB; let go of rows that were not written lately."""
@@ -93,15 +142,6 @@ class PartitionRows(Generic[State, Row]):
             for key in [key for key in self._cache if key not in self._dirty][:spare]:
                 del self._cache[key]
 
-    def _get(self, key: bytes, decode: Any) -> Any:
-        value = self._cache.get(key)
-        if value is None:
-            raw = self._writing.get(key) or self._table.stored(self.partition, key)
-            if raw is None:
-                return None
-            value = self._cache[key] = decode(raw)
-        return value
-
 
 class SymbolRows(MutableMapping[tuple[str, int], Row], Generic[Row]):
     """The rows of one symbol, by (window, start_us), for the folds."""
@@ -109,19 +149,29 @@ class SymbolRows(MutableMapping[tuple[str, int], Row], Generic[Row]):
     def __init__(self, rows: PartitionRows[Any, Row], symbol_key: str) -> None:
         self._rows = rows
         self._symbol_key = symbol_key
+        self._keys: dict[tuple[str, int], bytes] = {}
+
+    def _key(self, key: tuple[str, int]) -> bytes:
+        """Return where a row is kept; a symbol asks for the same few again and again."""
+        kept = self._keys.get(key)
+        if kept is None:
+            if len(self._keys) >= KEYS_KEPT:
+                self._keys.clear()
+            kept = self._keys[key] = row_key(self._symbol_key, *key)
+        return kept
 
     def __getitem__(self, key: tuple[str, int]) -> Row:
-        row = self._rows.row(self._symbol_key, *key)
+        row: Row | None = self._rows.get(self._key(key))
         if row is None:
             raise KeyError(key)
         return row
 
     def get(self, key: tuple[str, int], default: Any = None) -> Any:
-        row = self._rows.row(self._symbol_key, *key)
+        row = self._rows.get(self._key(key))
         return default if row is None else row
 
     def __setitem__(self, key: tuple[str, int], row: Row) -> None:
-        self._rows.put(row_key(self._symbol_key, *key), row)
+        self._rows.put(self._key(key), row)
 
     def __delitem__(self, key: tuple[str, int]) -> None:
         raise TypeError("rows are not deleted one by one")
@@ -140,12 +190,20 @@ class RowTable(Table, Generic[State, Row]):
         super().__init__(
             app, name=name, key_type=bytes, value_type=bytes, partitions=partitions, options=dict(ROCKSDB)
         )
-        self.decode_state = msgspec.json.Decoder(state).decode
-        self.decode_row = msgspec.json.Decoder(row).decode
+        self._decode_state = msgspec.json.Decoder(state).decode
+        self._decode_row = msgspec.json.Decoder(row).decode
         self._partitions: dict[int, PartitionRows[State, Row]] = {}
         self._next_offset: dict[int, int] = {}
+        self._stale: dict[int, set[bytes]] = {}
+        """By partition, rows of which recovery met an older one after a newer one."""
+        self._foreign: dict[int, tuple[int, int]] = {}
+        """By partition, changelog offsets ``[from, to)`` among ours that another worker has written."""
         app.tables.add(self)
         app.checkpoint.tables.append(self)
+
+    def decode(self, key: bytes, raw: bytes) -> Any:
+        """Read what is kept under a key."""
+        return (self._decode_state if key.startswith(b"state/") else self._decode_row)(raw)
 
     def rows(self, partition: int) -> PartitionRows[State, Row]:
         """Return the rows of a partition that this worker owns."""
@@ -160,6 +218,7 @@ class RowTable(Table, Generic[State, Row]):
     def forget(self) -> None:
         """Drop everything that is not in RocksDB."""
         self._partitions.clear()
+        self._foreign.clear()
 
     def begin(self, highwaters: dict[TP, int]) -> None:
         """Note the end of each changelog partition, where our own records go next."""
@@ -168,60 +227,74 @@ class RowTable(Table, Generic[State, Row]):
             for tp, offset in highwaters.items()
             if tp.topic == self.changelog_topic_name
         }
+        for partition, keys in self._stale.items():
+            if partition in self._next_offset:
+                self.rows(partition).rewrite(keys)
+        self._stale.clear()
 
     def stored(self, partition: int, key: bytes) -> bytes | None:
         """Read a row from RocksDB."""
         value: bytes | None = self.data._db_for_partition(partition).get(key)
         return value
 
-    def stored_keys(self, partition: int, prefix: bytes) -> list[bytes]:
-        """List the keys with a prefix, in order."""
-        keys = []
-        for key in self.data._db_for_partition(partition).keys(from_key=prefix):
-            if not key.startswith(prefix):
-                break
-            keys.append(key)
-        return keys
+    def stored_keys(self, partition: int, first: bytes, end: bytes) -> list[bytes]:
+        """List the keys from ``first`` to before ``end``, in order."""
+        keys = self.data._db_for_partition(partition).keys(from_key=first)
+        return list(takewhile(lambda key: key < end, keys))
 
-    def store(self, partition: int, rows: dict[bytes, bytes], first_offset: int) -> None:
+    def store(self, partition: int, rows: Mapping[bytes, bytes | None], first_offset: int) -> None:
         """Write rows to RocksDB that the changelog has, from ``first_offset`` on."""
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in rows.items():
-            batch.put(key, value)
-        if self._next_offset.get(partition) == first_offset:
-            # Where another worker's records lie between ours, RocksDB must not say that it has them.
-            self._next_offset[partition] = first_offset + len(rows)
-            batch.put(self.data.offset_key, str(first_offset + len(rows) - 1).encode())
-        elif partition in self._next_offset:
-            self.log.error(
-                "another worker wrote to %s partition %s; offsets are not kept until the next assignment",
-                self.changelog_topic_name, partition,
-            )  # fmt: skip
-            del self._next_offset[partition]
-        self.data._db_for_partition(partition).write(batch)
+        expected = self._next_offset.get(partition, first_offset)
+        if expected != first_offset:
+            self._foreign[partition] = (self._foreign.get(partition, (expected, 0))[0], first_offset)
+        self._next_offset[partition] = first_offset + len(rows)
+        # Where another worker's rows lie between ours, RocksDB must not say that it is beyond them
+        # before ours are written again.
+        last = None if partition in self._foreign else first_offset + len(rows) - 1
+        self._write(partition, rows, last)
+
+    def foreign(self) -> dict[TP, tuple[int, int]]:
+        """Return, and forget, the changelog offsets ``[from, to)`` that another worker wrote among ours."""
+        foreign, self._foreign = self._foreign, {}
+        return {TP(self.changelog_topic_name, partition): span for partition, span in foreign.items()}
 
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Restore rows; one that includes less of the log than what is kept stays out."""
-        events = list(batch)
+        restored: dict[int, dict[bytes, bytes | None]] = {}
         newest: dict[tuple[int, bytes], int] = {}
-        restored = []
-        for event in events:
+        last: dict[int, int] = {}
+        for event in batch:
             message = event.message
-            place = (message.partition, message.key)
+            partition, key, value = message.partition, message.key, message.value
+            rows = restored.setdefault(partition, {})
+            last[partition] = message.offset
             try:
-                offset = offset_in(message.value)
-                if place not in newest:
-                    kept = self.stored(*place)
-                    newest[place] = -1 if kept is None else offset_in(kept)
-            except (AttributeError, ValueError):
+                offset = None if value is None else offset_in(value)
+                if (partition, key) not in newest:
+                    kept = self.stored(partition, key)
+                    newest[partition, key] = -1 if kept is None else offset_in(kept)
+            except (AttributeError, TypeError, ValueError):
                 self.log.error("%s-%s@%s is not a row, and is left out", *message.tp, message.offset)
                 continue
-            if newest[place] <= offset:
-                newest[place] = offset
-                restored.append(event)
-        super().apply_changelog_batch(restored)
-        for tp, offset in {event.message.tp: event.message.offset for event in events}.items():
-            self.data.set_persisted_offset(tp, offset)
+            if offset is None or newest[partition, key] <= offset:
+                newest[partition, key] = -1 if offset is None else offset
+                rows[key] = value
+            else:
+                self._stale.setdefault(partition, set()).add(key)
+        for partition, rows in restored.items():
+            self._write(partition, rows, last[partition])
+
+    def _write(self, partition: int, rows: Mapping[bytes, bytes | None], last_offset: int | None) -> None:
+        """Write rows and the changelog offset that they reach to, all or nothing."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in rows.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        if last_offset is not None:
+            batch.put(self.data.offset_key, str(last_offset).encode())
+        self.data._db_for_partition(partition).write(batch)
 
 
 def offset_in(row: bytes) -> int:

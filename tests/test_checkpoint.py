@@ -75,6 +75,9 @@ class Table:
     def begin(self, highwaters: Any) -> None:
         pass
 
+    def foreign(self) -> dict[Any, Any]:
+        return {}
+
     def forget(self) -> None:
         pass
 
@@ -162,7 +165,7 @@ async def test_nothing_is_written_after_a_revoke_or_a_failure(rig):
 
 async def test_a_process_that_slept_past_its_session_writes_no_more(rig, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("candlewick.checkpoint.time.monotonic", lambda: now)
+    monkeypatch.setattr("candlewick.checkpoint.boot_s", lambda: now)
     rig.checkpoint.awake()
     rig.checkpoint.tick()
     now += 11

@@ -32,7 +32,8 @@ WRONG: dict[str, list[str]] = {
     "connection_products": ["0", "1001"],
     "batch_records": ["0", "100001"],
     "commit_s": ["0.04", "61", "nan"],
-    "rewind_records": ["-1", "10000001"],
+    "keep_1m_days": ["-1", "0.5", "nan", "36501"],
+    "keep_1h_days": ["-1", "0.99", "36501"],
     "session_s": ["5.9", "301"],
     "log_level": ["verbose", "INFO ", "trace"],
 }

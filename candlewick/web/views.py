@@ -258,7 +258,8 @@ def describe_product(partition: int, symbol_key: str) -> dict[str, Any]:
         "watermark": rfc3339(tape.watermark_us) if tape else None,
         "trades_1m": minute.row.candle.trade_count if minute else 0,
         "trades_1d": day.row.candle.trade_count if day else 0,
-        "gaps": max(0, len(tape.seen) - 1) if tape else 0,
+        "gaps": len(tape.ledger.gaps) if tape else 0,
+        "missing_trades": sum(hole.last - hole.first + 1 for hole in tape.ledger.holes) if tape else 0,
         "duplicates": tape.duplicates if tape else 0,
         "book": {
             "state": "none"

@@ -155,6 +155,7 @@ from agents.batch import Folding
 
 fold = Folding.fold
 
+
 def failing(self, batch):
     fold(self, batch)
     if any(b'"trade_id":1500,' in (value or b"") for _, _, value, _ in batch.records):
@@ -304,3 +305,53 @@ async def test_a_recording_of_2021_stays_in_a_topic_of_seven_days(tmp_path):
             tps = [aiokafka.TopicPartition(topics.TRADES, number) for number in range(8)]
             first, last = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
             assert sum(last[tp] - first[tp] for tp in tps) == 50
+
+
+async def rows_of(kafka: str, topic: str) -> dict[bytes, list[tuple[int, int, bytes]]]:
+    """Return what a changelog holds by key: partition, offset, value, in the order of the log."""
+    rows: dict[bytes, list[tuple[int, int, bytes]]] = {}
+    async with aiokafka.AIOKafkaConsumer(
+        topic, bootstrap_servers=kafka, auto_offset_reset="earliest"
+    ) as consumer:
+        tps = consumer.assignment()
+        ends = await consumer.end_offsets(tps)
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                for record in records:
+                    rows.setdefault(record.key, []).append((record.partition, record.offset, record.value))
+    return rows
+
+
+async def write_late(kafka: str, topic: str, key: bytes, partition: int, value: bytes) -> None:
+    async with aiokafka.AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        await producer.send_and_wait(topic, value, key, partition=partition)
+
+
+def test_what_a_replaced_worker_writes_late_is_written_over(run, kafka, tmp_path):
+    symbol, changelog = "LAT-USD", "late-candles-changelog"
+    asyncio.run(send(kafka, trades(symbol, 1, 100)))
+    worker = Worker(run, kafka, tmp_path / "late", "late")
+    until(lambda: worker.has(symbol, 100))
+    key = next(key for key in until(lambda: asyncio.run(rows_of(kafka, changelog))) if b"LAT-USD:1d" in key)
+    partition, _, old = asyncio.run(rows_of(kafka, changelog))[key][-1]
+    asyncio.run(send(kafka, trades(symbol, 101, 100)))
+    until(lambda: worker.has(symbol, 200))
+    until(lambda: asyncio.run(rows_of(kafka, changelog))[key][-1][2] != old)
+    asyncio.run(write_late(kafka, changelog, key, partition, old))
+    asyncio.run(write_late(kafka, changelog, b"row/coinbase:LAT-USD:1m:0000000000", partition, old))
+    asyncio.run(send(kafka, trades(symbol, 201, 1)))
+    until(lambda: worker.has(symbol, 201))
+
+    def written_over() -> bool:
+        rows = asyncio.run(rows_of(kafka, changelog))
+        unknown = rows[b"row/coinbase:LAT-USD:1m:0000000000"][-1][2]
+        return json.loads(rows[key][-1][2])["candle"]["trade_count"] == 201 and unknown is None
+
+    until(written_over)
+    # While nobody runs, too: the next one to recover finds the older row behind the newer one.
+    worker.command.end(signal.SIGKILL)
+    asyncio.run(write_late(kafka, changelog, key, partition, old))
+    shutil.rmtree(tmp_path / "late" / "tables")
+    worker.command = worker.start()
+    until(lambda: worker.has(symbol, 201))
+    until(written_over)

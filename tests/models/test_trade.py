@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import RecordError
-from models.tape import Tape, TapeState, describe
+from models.tape import CandleChange, GapChange, Tape, TapeState, describe
 from models.trade import Heartbeat, Trade, read_trade
 from models.window import BY_NAME
 
@@ -206,7 +206,7 @@ def test_a_record_with_an_extreme_number_is_refused_or_goes_all_the_way(
     if field not in base:
         return
     rows: dict[Any, Any] = {}
-    tape = Tape("BTC-USD", TapeState(), rows, grace_us=5_000_000)
+    tape = Tape(TapeState(), rows, grace_us=5_000_000)
     values = [
         line(TRADE),
         line(base, **{field: number}),
@@ -215,7 +215,11 @@ def test_a_record_with_an_extreme_number_is_refused_or_goes_all_the_way(
     ]
     records = [(offset, event) for offset, value in enumerate(values) if (event := read_or_refused(value))]
     for change in tape.fold(records):
-        msgspec.json.encode(change.value)
+        if isinstance(change, CandleChange):
+            msgspec.json.encode(change.value)
+        elif isinstance(change, GapChange):
+            msgspec.json.encode(change.describe("coinbase", "BTC-USD"))
+    tape.settle()
     for (name, start_us), row in rows.items():
         msgspec.json.encode(describe(BY_NAME[name], start_us, row, tape.state))
         assert msgspec.json.decode(msgspec.json.encode(row), type=type(row)) == row
