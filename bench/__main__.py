@@ -28,11 +28,13 @@ from bench.figures import Figures, Measure, Plan
 from bench.live import live
 from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
+from bench.peers import page, race
 from bench.pure import book_fold, candle_fold, codec, reference
 from bench.sinking import sink
 from candlewick.kafka import jars
 from models.errors import CandlewickError
 
+PEERS = race.Race()
 RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench.json"
 MEASUREMENTS: dict[str, Measure] = {
     "reference": reference,
@@ -46,7 +48,11 @@ MEASUREMENTS: dict[str, Measure] = {
     "worker-memory": worker_memory,
     "producer-memory": producer_memory,
     "live": live,
+    "peers": PEERS,
 }
+TRADES, RUNS = 1_000_000, 3
+OWN = {"peers": (race.TRADES, race.ROUNDS)}
+"""Trades and runs of a measurement that has others, when nothing else is asked for."""
 LIMIT_S = 1_800.0
 """A measurement that takes longer is given up."""
 QUICK_TRADES = 100_000
@@ -60,17 +66,32 @@ QUICK_TRADES = 100_000
     help="Measure this alone; may be repeated.",
 )
 @click.option(
-    "--trades", type=click.IntRange(1_000, MOST_TRADES), default=1_000_000, show_default=True,
+    "--trades", type=click.IntRange(1_000, MOST_TRADES), show_default=f"{TRADES:,}, peers {race.TRADES:,}",
     help="Trades in the log of a catch-up; the other measurements take a part of them.",
 )  # fmt: skip
-@click.option("--runs", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each figure.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 20),
+    show_default=f"{RUNS}, peers {race.ROUNDS}",
+    help="Runs of each figure.",
+)
 @click.option(
     "--quick", is_flag=True, help=f"One run of {QUICK_TRADES:,} trades: does it work, not how fast."
 )
-def main(only: tuple[str, ...], trades: int, runs: int, quick: bool) -> None:
+@click.option(
+    "--write-docs", is_flag=True, help="Measure nothing: write docs/benchmarks.md from what was kept."
+)
+def main(only: tuple[str, ...], trades: int | None, runs: int | None, quick: bool, write_docs: bool) -> None:
     """Time the parts and the whole, on this machine."""
+    if write_docs:
+        try:
+            for path in page.write(RESULTS):
+                click.echo(f"wrote {os.path.relpath(path)}")
+        except CandlewickError as error:
+            sys.exit(f"bench: {error}")
+        return
     if quick:
-        trades, runs = min(trades, QUICK_TRADES), 1
+        trades, runs = min(trades or TRADES, QUICK_TRADES), 1
     # A new topic has no leader for a moment, and aiokafka says so with each batch that it sends again.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     structlog.configure(processors=[_only_warnings, structlog.dev.ConsoleRenderer()])
@@ -89,7 +110,7 @@ def main(only: tuple[str, ...], trades: int, runs: int, quick: bool) -> None:
     sys.exit(bool(results.failures))
 
 
-async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report.Results:
+async def _measure(chosen: dict[str, Measure], trades: int | None, runs: int | None) -> report.Results:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -98,7 +119,7 @@ async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report
         seconds=0.0,
         machine=machine.describe(),
         versions=machine.versions(),
-        options={"trades": trades, "runs": runs, "only": list(chosen)},
+        options={"trades": trades or TRADES, "runs": runs or RUNS, "only": list(chosen)},
         figures=[],
         failures={},
     )
@@ -109,7 +130,8 @@ async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report
             figures = Figures()
             own = Path(folder) / name
             own.mkdir()
-            plan = Plan(trades, runs, own, _teller(progress, bar))
+            own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
+            plan = Plan(trades or own_trades, runs or own_runs, own, _teller(progress, bar))
             try:
                 async with asyncio.timeout(LIMIT_S):
                     await measure(plan, figures)
@@ -119,6 +141,7 @@ async def _measure(chosen: dict[str, Measure], trades: int, runs: int) -> report
                 progress.update(bar, what="failed")
             results.figures += [(name, figure) for figure in figures.all()]
     results.seconds = time.monotonic() - began
+    results.peers = PEERS.standing
     return results
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.figures import Figure
+from bench.peers import page
+from bench.peers.race import Standing
 
 VERDICT = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
 
@@ -27,6 +30,7 @@ class Results(msgspec.Struct):
     """By the measurement's name."""
     failures: dict[str, str]
     """Why a measurement gave no figures, by its name."""
+    peers: Standing | None = None
 
 
 def show(results: Results, console: Console) -> None:
@@ -35,6 +39,17 @@ def show(results: Results, console: Console) -> None:
     for name, value in {**results.machine, **results.versions}.items():
         facts.add_row(name, value)
     console.print(facts)
+    if results.figures:
+        console.print(_figures(results))
+    if results.peers:
+        console.print(_peers(results.peers))
+        for line in _not_counted(results.peers):
+            console.print(line, highlight=False)
+    for name, reason in results.failures.items():
+        console.print(f"[red]{name} failed:[/] {reason}", highlight=False)
+
+
+def _figures(results: Results) -> Table:
     table = Table(caption=f"{results.options['runs']} runs; {results.seconds:.0f} s in all", expand=True)
     table.add_column("figure, and what it includes", ratio=1)
     for heading in ("min", "median", "max"):
@@ -51,9 +66,49 @@ def show(results: Results, console: Console) -> None:
             _number(min(figure.values)), _number(figure.median), _number(max(figure.values)),
             f"{need.sign} {_number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
         )  # fmt: skip
-    console.print(table)
-    for name, reason in results.failures.items():
-        console.print(f"[red]{name} failed:[/] {reason}", highlight=False)
+    return table
+
+
+def _peers(standing: Standing) -> Table:
+    table = Table(caption=f"{standing.rounds} rounds on one topic of {standing.trades:,} trades", expand=True)
+    table.add_column("system, windows, trades a run", ratio=1)
+    for heading in ("trades/s\nmin to max", "ratio", "cores", "CPU\ns/M", "peak\nMiB", "disk\nMiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    windows = standing.entries[0].windows
+    for entry in standing.entries:
+        if entry.windows != windows:
+            table.add_section()
+        windows = entry.windows
+        name = f"[bold]{entry.title}[/]\n[dim]{' '.join(windows)}, {entry.trades:,}[/]"
+        if entry.wrong:
+            name += f"\n[red]wrong: {len(entry.wrong)}[/]"
+        if not entry.runs:
+            table.add_row(name, "[yellow]left out[/]" if entry.absent else "")
+            continue
+        low, middle, high = (
+            _number(speed) for speed in (min(entry.speeds), entry.middle("trades_s"), max(entry.speeds))
+        )
+        table.add_row(
+            name, f"[bold]{middle}[/]\n[dim]{low} to {high}[/]", page.share(entry.ratio),
+            _number(entry.middle("cores")), _number(entry.middle("cpu_s_million")),
+            _number(entry.middle("peak_rss") / page.MEBI), _number(entry.middle("state_bytes") / page.MEBI),
+        )  # fmt: skip
+    return table
+
+
+def _not_counted(standing: Standing) -> list[str]:
+    """Say once for each reason who was left out, and what was wrong."""
+    left_out: dict[str, dict[str, None]] = {}
+    wrong = []
+    for entry in standing.entries:
+        if entry.absent:
+            left_out.setdefault(entry.absent, {})[entry.title] = None
+        what = f"{entry.title}, {' '.join(entry.windows)}"
+        wrong += [f"[red]{what}, wrong:[/] {escape(reason)}" for reason in entry.wrong]
+    return [
+        *(f"[yellow]{'; '.join(names)} left out:[/] {escape(reason)}" for reason, names in left_out.items()),
+        *wrong,
+    ]
 
 
 def keep(results: Results, path: Path) -> None:

@@ -1,0 +1,228 @@
+"""``docs/benchmarks.md`` and ``docs/benchmarks.svg``, from ``build/bench.json``. Pure, but for the files."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import msgspec
+
+from bench.peers.race import SAMPLE_S, Entry, Standing
+from models.errors import CandlewickError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MEBI = 2**20
+
+HEAD = """\
+# Benchmarks
+
+<!-- `python -m bench --write-docs` writes this page: change bench/peers/page.py instead. -->
+
+How fast Candlewick makes candles from a log of trades, beside the engines that could be used instead: one
+machine, one broker, one topic, the systems in turn.
+
+![Trades a second of each system](benchmarks.svg)
+"""
+
+COLUMNS = (
+    "| system | trades/s, median | min to max | of Candlewick | cores | CPU s a million | peak memory "
+    "| state on disk | trades a run |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+)
+
+ONE = """\
+Candlewick always folds three windows: it has no figure here, and the others are compared with the one above.
+
+"""
+
+METHOD = """\
+## How it was measured
+
+- The topic `trades`: {trades:,} trades of {products} products in {partitions} partitions, one trade a
+  record as the producers write it (JSON, headers, zstd), {batch_records:,} records to a Kafka batch, a
+  million to the hour of event time. Slow systems stop after a first part of it; the last column says how
+  many trades.
+- Work: open, high, low, close, volume, quote volume and count, by symbol, in tumbling windows of event
+  time.
+- Rounds: {rounds}, with every system once in each. Each run is a new process with a new consumer group
+  and an empty state folder; the topics that it made are deleted after it. The broker (embedded, one JVM)
+  runs on the same cores.
+- Timed from the first trade to the moment when the candles of the last one can be seen. Candlewick: from
+  tables ready until `/stats` has the last trade of every partition, asked every 10 ms. Kafka Streams:
+  until the last `aggregate`, then its stores are queried. Quix Streams and Faust: until the last update.
+  Bytewax: until the last candle is emitted. Start and stop are not timed, a JVM's warming up is; nobody
+  waits for a commit at the end, so what is visible then may not be durable yet.
+- A run counts only when its candles are right: every one of every window is compared with the log,
+  exactly, or to 1e-9 where sums are floats. Of Candlewick: the count, gaps and duplicates of every
+  product, and the volume of each partition's last. A run that is wrong is shown as wrong, and gives no
+  figure.
+- Cores: processor time of the process and its children, over the time measured. Memory: resident, the
+  highest of samples {sample_ms:.0f} ms apart or less, from the start of the process; a JVM takes what
+  its default heap lets it. State: what its folder takes on disk after a stop; changelogs in Kafka are
+  not in it.
+- Settings are each system's defaults but where the table above says otherwise. One process, and one
+  thread or worker that folds, each.
+- Kafka Streams, Bytewax, Quix Streams and Faust compute anything; Candlewick computes candles and book
+  statistics.
+
+## Run it again
+
+    make bench ARGS='--only peers'                # some 13 minutes on two quiet cores
+    make bench ARGS='--only peers --quick'        # does it work
+    .venv/bin/python -m bench --write-docs        # this page, from build/bench.json
+
+The Python peers are installed into `build/peers/venv` from `bench/peers/requirements.txt`, and Kafka
+Streams is built with Maven where there is one; neither is a dependency of Candlewick. What cannot be had
+is left out by name. The programs are in [bench/peers/](../bench/peers/).
+"""
+
+
+class NothingKept(CandlewickError):
+    """There is no outcome to write about."""
+
+
+class Kept(msgspec.Struct):
+    """What the page needs of ``build/bench.json``."""
+
+    began: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    peers: Standing | None = None
+
+
+def write(results: Path) -> list[Path]:
+    """Write page and picture; return their paths.
+
+    Raises:
+        NothingKept: the last run measured no peers.
+    """
+    try:
+        kept = msgspec.json.decode(results.read_bytes(), type=Kept)
+    except FileNotFoundError:
+        kept = None
+    if kept is None or kept.peers is None:
+        raise NothingKept(f"{results.name} has no peers: run `python -m bench --only peers` first")
+    page, picture = DOCS / "benchmarks.md", DOCS / "benchmarks.svg"
+    page.write_text(markdown(kept, kept.peers), encoding="utf-8")
+    picture.write_text(svg(kept.peers), encoding="utf-8")
+    return [page, picture]
+
+
+def markdown(kept: Kept, standing: Standing) -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for windows in dict.fromkeys(entry.windows for entry in standing.entries):
+        entries = [entry for entry in standing.entries if entry.windows == windows]
+        rows = "".join(_row(entry) for entry in entries)
+        note = "" if entries[0].name == standing.entries[0].name else ONE
+        parts.append(f"## {_spoken(windows)}\n\n{note}{COLUMNS}{rows}")
+    parts.append(_promises(standing))
+    parts.append(METHOD.format(**msgspec.structs.asdict(standing), sample_ms=SAMPLE_S * 1000))
+    facts = {"Measured": kept.began, **kept.machine, **kept.versions, "Java of Kafka Streams": standing.java}
+    parts.append("## Machine\n\n| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in facts.items()))
+    return "\n".join(parts)
+
+
+def _spoken(windows: tuple[str, ...]) -> str:
+    return f"{', '.join(windows[:-1])} and {windows[-1]}" if len(windows) > 1 else f"{windows[0]} alone"
+
+
+def _row(entry: Entry) -> str:
+    wrong = f"; {len(entry.wrong)} wrong" if entry.wrong else ""
+    if not entry.runs:
+        why = (
+            f"left out: {entry.absent}"
+            if entry.absent
+            else f"wrong: {entry.wrong[-1] if entry.wrong else ''}"
+        )
+        return f"| {entry.title} | {why.replace('|', '/')} | | | | | | | {entry.trades:,} |\n"
+    cells = (
+        entry.title,
+        f"**{entry.middle('trades_s'):,.0f}**",
+        f"{min(entry.speeds):,.0f} to {max(entry.speeds):,.0f}{wrong}",
+        share(entry.ratio),
+        f"{entry.middle('cores'):.2f}",
+        f"{entry.middle('cpu_s_million'):,.1f}",
+        f"{entry.middle('peak_rss') / MEBI:,.0f} MiB",
+        f"{entry.middle('state_bytes') / MEBI:,.1f} MiB" if entry.middle("state_bytes") else "none",
+        f"{entry.trades:,}",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def share(ratio: float | None) -> str:
+    """Return a ratio in per cent, with two digits where it is small."""
+    percent = 100 * (ratio or 0)
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def _promises(standing: Standing) -> str:
+    by_name = {entry.name: entry for entry in standing.entries}
+    rows = "".join(
+        f"| {entry.title} | {entry.how} | {entry.promise} | {entry.loses} |\n" for entry in by_name.values()
+    )
+    return (
+        "## What each promises\n\nSpeed is worth what the numbers are worth after a crash. With the settings "
+        "measured here:\n\n| system | computes with, keeps state | a trade counts | a kill -9 loses |\n"
+        f"|---|---|---|---|\n{rows}"
+    )
+
+
+WIDTH, LEFT, RIGHT, TOP, STEP, BAR = 760, 200, 80, 62, 48, 16
+STYLE = """\
+  text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
+  .title { font-weight: 600; font-size: 15px; }
+  .small { font-size: 11px; fill: #59636e; }
+  .all { fill: #0969da; } .one { fill: #80b3ea; }
+  .span { stroke: #1f2328; stroke-width: 1.5; }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3; } .small { fill: #9198a1; }
+    .all { fill: #4493f8; } .one { fill: #27528a; } .span { stroke: #e6edf3; }
+  }
+"""
+
+
+def svg(standing: Standing) -> str:
+    """Return a bar for each median, with a line from the slowest run to the fastest."""
+    sets = list(dict.fromkeys(entry.windows for entry in standing.entries))
+    kinds = dict(zip(sets, ("all", "one"), strict=False))
+    titles = list(dict.fromkeys(entry.title for entry in standing.entries))
+    fastest = max((max(entry.speeds) for entry in standing.entries if entry.runs), default=1.0)
+    scale = (WIDTH - LEFT - RIGHT) / fastest
+    shapes = [f'<text class="title" x="{LEFT}" y="20">Trades a second, median of {standing.rounds}</text>']
+    for index, (windows, kind) in enumerate(kinds.items()):
+        x = LEFT + index * 150
+        shapes.append(f'<rect class="{kind}" x="{x}" y="34" width="12" height="12" rx="2"/>')
+        shapes.append(f'<text class="small" x="{x + 18}" y="44">{_spoken(windows)}</text>')
+    for index, title in enumerate(titles):
+        y = TOP + index * STEP
+        entries = [entry for entry in standing.entries if entry.title == title]
+        middle = y + (BAR * len(entries)) / 2 + 5
+        shapes.append(f'<text x="{LEFT - 10}" y="{middle}" text-anchor="end">{escape(title)}</text>')
+        for place, entry in enumerate(entries):
+            shapes += _bar(entry, y + place * (BAR + 2), kinds[entry.windows], scale)
+    height = TOP + len(titles) * STEP
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+            f'height="{height}" role="img" aria-label="Trades a second of each system">',
+            f"<style>\n{STYLE}</style>",
+            *shapes,
+            "</svg>\n",
+        ]
+    )
+
+
+def _bar(entry: Entry, y: int, kind: str, scale: float) -> list[str]:
+    bottom = y + BAR - 3
+    if not entry.runs:
+        word = "left out" if entry.absent else "wrong"
+        return [f'<text class="small" x="{LEFT + 4}" y="{bottom}">{word}</text>']
+    median = entry.middle("trades_s")
+    width = max(1.0, median * scale)
+    low, high = (LEFT + speed * scale for speed in (min(entry.speeds), max(entry.speeds)))
+    across = y + BAR / 2
+    return [
+        f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
+        f'<line class="span" x1="{low:.1f}" y1="{across}" x2="{high:.1f}" y2="{across}"/>',
+        f'<text class="small" x="{high + 6:.1f}" y="{bottom}">{median:,.0f}</text>',
+    ]
