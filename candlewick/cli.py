@@ -195,3 +195,13 @@ def record(settings: config.Settings, directory: Path | None, seconds: float | N
     from candlewick import services
 
     run_async(services.run_record(settings, directory, seconds))
+
+
+@main.command("dead-letters", short_help="What could not be read, and why.")
+@click.option("--again", is_flag=True, help="Send the trades that can be read by now into the log.")
+@settings_of("data_dir", "broker", "exchange")
+def dead_letters(settings: config.Settings, again: bool) -> None:
+    """What could not be read, by source and reason."""
+    from candlewick import letters
+
+    run_async(letters.run(settings, again))

@@ -12,12 +12,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from candlewick import config, topics
 from candlewick.guard import guarded
+from models.trade import Trade
+from producers.sink import Sink
+from producers.topic import ensure_topics
 
 PATIENCE_S = 60.0
 
@@ -85,3 +90,44 @@ def get(url: str) -> tuple[int, Any]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+START_US = 1_790_000_040_000_000
+
+
+def trades(symbol: str, first: int, count: int) -> list[Trade]:
+    return [
+        Trade(
+            "coinbase", symbol, trade_id, Decimal(100 + trade_id % 7), Decimal("0.00000003") * (trade_id % 5 + 1),
+            "buy" if trade_id % 2 else "sell", START_US + trade_id * 10_000, START_US + trade_id * 10_000,
+        )
+        for trade_id in range(first, first + count)
+    ]  # fmt: skip
+
+
+async def send(kafka: str, events: list[Trade]) -> None:
+    await ensure_topics(kafka, topics.specs(config.load({})))
+    async with Sink(kafka) as sink:
+        for event in events:
+            await sink.put(event)
+        await sink.flush()
+
+
+class Worker:
+    def __init__(self, run, kafka: str, folder, app_id: str, **env: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.start = lambda: run(
+            "worker", "--broker", kafka, "--data-dir", str(folder), "--port", str(self.port), "--worker-id", folder.name,
+            CANDLEWICK_APP_ID=app_id, CANDLEWICK_SESSION_S="6", CANDLEWICK_COMMIT_S="0.2", **env,
+        )  # fmt: skip
+        self.command = self.start()
+
+    def day(self, symbol: str) -> dict | None:
+        status, body = get(f"{self.base}/stats/1d/{symbol}")
+        return body["candle"] if status == 200 else None
+
+    def has(self, symbol: str, count: int) -> dict | None:
+        candle = self.day(symbol)
+        return candle if candle and candle["trade_count"] == count else None

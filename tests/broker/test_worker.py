@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import aiokafka
 import pytest
-from rig import free_port, get, until
+from rig import Worker, get, send, trades, until
 
 from candlewick import config, topics
 from models.trade import Trade
@@ -25,45 +25,6 @@ pytestmark = pytest.mark.broker
 
 LIVE = ["BTC-USD", "ETH-USD", "LTC-USD"]
 SYMBOLS = ["AAA-USD", "BBB-USD", "CCC-USD", "DDD-USD", "EEE-USD", "FFF-USD"]
-START_US = 1_790_000_040_000_000
-
-
-def trades(symbol: str, first: int, count: int) -> list[Trade]:
-    return [
-        Trade(
-            "coinbase", symbol, trade_id, Decimal(100 + trade_id % 7), Decimal("0.00000003") * (trade_id % 5 + 1),
-            "buy" if trade_id % 2 else "sell", START_US + trade_id * 10_000, START_US + trade_id * 10_000,
-        )
-        for trade_id in range(first, first + count)
-    ]  # fmt: skip
-
-
-async def send(kafka: str, events: list[Trade]) -> None:
-    await ensure_topics(kafka, topics.specs(config.load({})))
-    async with Sink(kafka) as sink:
-        for event in events:
-            await sink.put(event)
-        await sink.flush()
-
-
-class Worker:
-    def __init__(self, run, kafka: str, folder, app_id: str, **env: str) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
-        self.start = lambda: run(
-            "worker", "--broker", kafka, "--data-dir", str(folder), "--port", str(self.port), "--worker-id", folder.name,
-            CANDLEWICK_APP_ID=app_id, CANDLEWICK_SESSION_S="6", CANDLEWICK_COMMIT_S="0.2", **env,
-        )  # fmt: skip
-        self.command = self.start()
-
-    def day(self, symbol: str) -> dict | None:
-        status, body = get(f"{self.base}/stats/1d/{symbol}")
-        return body["candle"] if status == 200 else None
-
-    def has(self, symbol: str, count: int) -> dict | None:
-        candle = self.day(symbol)
-        return candle if candle and candle["trade_count"] == count else None
 
 
 def test_a_killed_worker_counts_every_trade_once(run, kafka, tmp_path):
