@@ -2,13 +2,15 @@
 
 A codec turns frames into events and requests into frames. It opens no socket and asks no clock:
 the feed hands it each frame with the time of receipt, and sends what it returns. One codec
-serves one connection, so what it remembers (subscriptions) ends with the connection.
+serves one connection, so what it remembers (subscriptions) ends with the connection. The same
+for REST, where `producers.repair` fetches trades that the connection lost: a path, a body read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import ClassVar, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -48,6 +50,8 @@ class Codec(Protocol):
     """The name in keys and paths: ``coinbase``."""
     live_url: ClassVar[str]
     """Where the real exchange's WebSocket listens."""
+    page_trades: ClassVar[int]
+    """The most trades that REST gives at once."""
 
     def subscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
         """Return the frames to send to receive these symbols."""
@@ -64,3 +68,25 @@ class Codec(Protocol):
             DecodeError: the frame is not what the protocol says. Dead-letter it and go on.
         """
         ...
+
+    def rest_url(self, url: str) -> str:
+        """Return where REST is, for the address of a WebSocket; no slash at the end."""
+        ...
+
+    def trades_path(self, symbol: str, before_id: int, limit: int) -> str:
+        """Return path and query of a page: the ``limit`` trades with the highest ids below ``before_id``."""
+        ...
+
+    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
+        """Return the trades of a page in any order, every value checked as in `receive`.
+
+        Raises:
+            DecodeError: the body is not what the protocol says; none of it is taken.
+        """
+        ...
+
+
+def same_host(url: str) -> str:
+    """Return REST on the host and port of a WebSocket, as a mock exchange has it."""
+    parts = urlsplit(url)
+    return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"

@@ -1,4 +1,4 @@
-"""The only file that opens a socket to an exchange.
+"""The only file that opens a WebSocket to an exchange.
 
 Products are sharded over connections; each connection connects, subscribes, reads, and when it
 ends, for whatever reason, waits a little and starts over. Frames go through the connection's
@@ -6,7 +6,8 @@ codec, and its events to ``deliver``, in order. The read loop waits for ``delive
 holds up the socket, and nothing piles up in between.
 
 What goes wrong with a book is told in the log: `models.book.BookLost` goes to ``deliver`` whenever
-deltas were, or may have been, missed, and the feed asks for a new snapshot by itself.
+deltas were, or may have been, missed, and the feed asks for a new snapshot by itself. Until that
+comes the symbol has no deltas: they would change a book that nobody has.
 
 Errors: `FeedRefused`, `models.errors.ConfigError`.
 """
@@ -30,6 +31,7 @@ from models.book import BookDelta, BookLost, BookSnapshot
 from models.errors import CandlewickError, ConfigError, DecodeError
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec, Event, Refused, Subscribed, Unknown
+from producers.continuity import Continuity
 from producers.feed_status import ConnectionStatus, FeedSettings, FeedStatus, State, backoff_s
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,8 @@ DeadLetter = Callable[[bytes, str, str], Awaitable[None]]
 """Takes the bytes, their source, and the reason, as `producers.sink.Sink.dead_letter` does."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+HELD_UP_S = 1.0
+"""A frame that took longer to deliver: others have waited in the socket since."""
 MESSAGE_TOO_BIG = 1009
 KEEPALIVE_FAILED = 1011
 
@@ -175,6 +179,17 @@ class _Book:
         self.resubscribed_at = float("-inf")
 
 
+class _Symbol:
+    """What came of a symbol on this connection."""
+
+    __slots__ = ("continuity", "seen_at")
+
+    def __init__(self) -> None:
+        self.continuity = Continuity()
+        self.seen_at = 0.0
+        """When its last frame was read, monotonic seconds."""
+
+
 class _Connection:
     """One socket at a time, for some of the products."""
 
@@ -194,11 +209,13 @@ class _Connection:
         # Of the present socket only:
         self._codec = feed.codec_factory()
         self._books: dict[str, _Book] = {}
+        self._symbols: dict[str, _Symbol] = {}
         self._subscribed_at: float | None = None
         self._asked_at = 0.0
         self._asked = self._refusals = 0
         self._refused_at = 0.0
         self._reading_since: float | None = None
+        self._held_up_at = 0.0
         self._end_reason = ""
 
     @property
@@ -249,6 +266,7 @@ class _Connection:
         self._enter("connecting")
         self._codec = self._feed.codec_factory()
         self._books = {}
+        self._symbols = {}
         self._subscribed_at = None
         self._refusals = 0
         self._end_reason = ""
@@ -308,11 +326,14 @@ class _Connection:
     async def _read(self, socket: ClientConnection) -> NoReturn:
         """Read frames until the socket ends, which raises `ConnectionClosed`."""
         clock_us, deliver = self._feed.clock_us, self._feed.deliver
+        read_at = time.monotonic()
         while True:
             self._reading_since = time.monotonic()
+            if self._reading_since - read_at > HELD_UP_S:
+                self._held_up_at = self._reading_since
             # As bytes: text that is not UTF-8 is then a refused frame, not the end of the connection.
             frame = await socket.recv(decode=False)
-            self._reading_since = None
+            self._reading_since, read_at = None, time.monotonic()
             received_time_us = clock_us()
             self._frames += 1
             self._bytes += len(frame)
@@ -323,14 +344,26 @@ class _Connection:
                 await self._refuse_frame(frame, error)
                 continue
             for event in events:
-                if isinstance(event, Trade | BookDelta | Heartbeat):
-                    await deliver(event)
-                elif isinstance(event, BookSnapshot):
-                    book = self._books.setdefault(event.symbol, _Book())
-                    book.has_snapshot, book.asked_at, book.due_at = True, None, None
-                    await deliver(event)
-                else:
+                if isinstance(event, Subscribed | Refused | Unknown):
                     self._answer(event)
+                elif await self._is_of_use(event, read_at):
+                    await deliver(event)
+
+    async def _is_of_use(self, event: Trade | Heartbeat | BookSnapshot | BookDelta, read_at: float) -> bool:
+        """Note what an event says of its symbol; a delta is of use where there is a book to change."""
+        symbol = self._symbols.get(event.symbol)
+        if symbol is None:
+            symbol = self._symbols[event.symbol] = _Symbol()
+        symbol.seen_at = read_at
+        if isinstance(event, Trade | Heartbeat):
+            if symbol.continuity.is_broken_by(event):
+                await self.lose_book(event.symbol, "missed trades")
+        elif isinstance(event, BookSnapshot):
+            book = self._books.setdefault(event.symbol, _Book())
+            book.has_snapshot, book.asked_at, book.due_at = True, None, None
+        else:
+            return event.symbol in self._books and self._books[event.symbol].has_snapshot
+        return True
 
     def _answer(self, event: Event) -> None:
         """Take what the exchange says to us, and not of the market."""
@@ -351,7 +384,7 @@ class _Connection:
         now = time.monotonic()
         for symbol in event.channels.get("books", frozenset()):
             book = self._books.setdefault(symbol, _Book())
-            if not book.has_snapshot:
+            if not book.has_snapshot and book.due_at is None and book.asked_at is None:
                 book.asked_at = now
         if self._subscribed_at is None and any(event.channels.values()):
             self._subscribed_at = now
@@ -377,10 +410,9 @@ class _Connection:
 
     async def lose_book(self, symbol: str, cause: str) -> None:
         book = self._books.get(symbol)
-        if book is None:
-            return
-        if book.due_at is None:
-            book.due_at = max(time.monotonic(), book.resubscribed_at + self._settings.resubscribe_s)
+        if book is None or not book.has_snapshot:
+            return  # never in step, or a new snapshot is on its way: whatever came before it does not matter
+        book.due_at = max(time.monotonic(), book.resubscribed_at + self._settings.resubscribe_s)
         await self._tell_lost(symbol, book, cause)
 
     async def _lose_all_books(self, cause: str) -> None:
@@ -405,7 +437,7 @@ class _Connection:
     # What has to happen when nothing arrives.
 
     async def _watch(self, socket: ClientConnection) -> None:
-        """Look at the clock: end a silent connection, ask again for books."""
+        """Look at the clock: end a silent connection, lose silent books, ask again for lost ones."""
         while not self._end_reason:
             await asyncio.sleep(self._settings.tick_s)
             now = time.monotonic()
@@ -418,7 +450,14 @@ class _Connection:
             elif self._subscribed_at is None and now - self._asked_at > self._settings.ack_s:
                 self._abort(socket, "not acknowledged")
             else:
+                await self._lose_silent_books(now)
                 await self._resubscribe_books(socket, now)
+
+    async def _lose_silent_books(self, now: float) -> None:
+        for symbol in [symbol for symbol, book in self._books.items() if book.has_snapshot]:
+            seen_at = max(self._symbols[symbol].seen_at, self._held_up_at)
+            if now - seen_at > self._settings.symbol_silence_s:
+                await self.lose_book(symbol, "silent")
 
     def _abort(self, socket: ClientConnection, reason: str) -> None:
         self._end_reason = reason

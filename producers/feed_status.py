@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -26,6 +26,8 @@ class FeedSettings(msgspec.Struct, frozen=True):
     """A request without any answer for so long ends the connection."""
     silence_s: float = 15.0
     """No frame at all for so long, where each product beats once a second, ends the connection."""
+    symbol_silence_s: float = 15.0
+    """A symbol of which there is no frame for so long, while its connection lives, has lost its book."""
     snapshot_s: float = 10.0
     """A book that is subscribed, and has no snapshot for so long, is subscribed again."""
     resubscribe_s: float = 5.0
@@ -84,7 +86,21 @@ class FeedStatus(msgspec.Struct, frozen=True):
         return sum(connection.refused_frames for connection in self.connections)
 
 
-def backoff_s(attempt: int, settings: FeedSettings, rng: random.Random) -> float:
+class Backoff(Protocol):
+    """The settings of a back-off, in seconds."""
+
+    @property
+    def backoff_first_s(self) -> float:
+        """The most that is waited the first time."""
+        ...
+
+    @property
+    def backoff_most_s(self) -> float:
+        """The most that is ever waited."""
+        ...
+
+
+def backoff_s(attempt: int, settings: Backoff, rng: random.Random) -> float:
     """Return how long to wait before the next try: full jitter, so that clients do not come in step.
 
     Arguments:

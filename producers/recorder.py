@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from models.trade import Trade
 from producers.codec import CHANNELS, Codec, Event
 from producers.recording import RecordingWriter, product_of
 
@@ -60,12 +61,14 @@ class Recorded:
 
     exchange: ClassVar[str] = ""
     live_url: ClassVar[str] = ""
+    page_trades: ClassVar[int] = 0
 
     def __init__(self, codec: Codec, recorder: Recorder) -> None:
         self._codec = codec
         self._recorder = recorder
         self.exchange = codec.exchange  # type: ignore[misc]
         self.live_url = codec.live_url  # type: ignore[misc]
+        self.page_trades = codec.page_trades  # type: ignore[misc]
 
     def subscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
         """See `Codec.subscribe`."""
@@ -79,3 +82,15 @@ class Recorded:
         """Keep the frame, then see `Codec.receive`."""
         self._recorder.keep(frame, received_time_us)
         return self._codec.receive(frame, received_time_us)
+
+    def rest_url(self, url: str) -> str:
+        """See `Codec.rest_url`."""
+        return self._codec.rest_url(url)
+
+    def trades_path(self, symbol: str, before_id: int, limit: int) -> str:
+        """See `Codec.trades_path`."""
+        return self._codec.trades_path(symbol, before_id, limit)
+
+    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
+        """See `Codec.read_trades`: a recording holds frames only."""
+        return self._codec.read_trades(symbol, body, received_time_us)

@@ -39,8 +39,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 
 OPENS_A_WEBSOCKET = {"producers.feed"}
 WRITES_TO_KAFKA = {"producers.sink", "candlewick.checkpoint"}
-ASKS_OVER_HTTP = {"candlewick.up", "candlewick.web.peers"}
-"""Our own web views only; the exchange's REST is the feed's."""
+ASKS_OVER_HTTP = {"candlewick.up", "candlewick.web.peers", "producers.repair"}
+"""Our own web views, and the one that asks an exchange."""
 
 RUNTIME = {"asyncio", "faust", "aiokafka", "aiohttp", "websockets", "socket", "threading"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "base", "core", "legacy"}
@@ -120,9 +120,9 @@ def test_only_the_feed_opens_a_websocket() -> None:
     assert found == OPENS_A_WEBSOCKET
 
 
-def test_only_our_own_web_views_are_asked_over_http() -> None:
+def test_only_our_own_web_views_and_missing_trades_are_asked_for_over_http() -> None:
     asking = {"ClientSession", "http_client", "urlopen"}
-    assert {module for module in MODULES if names_in(module) & asking} <= ASKS_OVER_HTTP
+    assert {module for module in MODULES if names_in(module) & asking} == ASKS_OVER_HTTP
 
 
 def test_only_sink_and_checkpoint_write_to_kafka() -> None:

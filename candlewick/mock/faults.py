@@ -1,7 +1,8 @@
 """Faults on request: what a bad day on the exchange's side of the wire looks like.
 
-They meet only ``match`` and ``l2update`` frames, one connection at a time, after the source: so REST
-still serves the trades that the socket lost. Every fault is counted when it happens.
+On the socket they meet only ``match`` and ``l2update`` frames, one connection at a time, after the
+source: so REST still serves the trades that the socket lost. REST has faults of its own. Every
+fault is counted when it happens.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ DATA_KINDS = ("match", "l2update")
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often what goes wrong. Probabilities are of one frame, from 0 (never) to 1 (always)."""
+    """How often what goes wrong. Probabilities are of one frame, or one request over REST, from 0
+    (never) to 1 (always)."""
 
     drop_trades: float = 0.0
     """A ``match`` is not sent."""
@@ -43,6 +45,12 @@ class Faults:
     """The same after every so many frames of a connection; 0 is never."""
     stall_s: float = 10.0
     """Seconds."""
+    rest_error: float = 0.0
+    """A request over REST is answered with status 500."""
+    rest_limit: float = 0.0
+    """A request over REST is answered with status 429 and ``Retry-After``."""
+    rest_stall: float = 0.0
+    """A request over REST is answered after `stall_s` only."""
     seed: int = 1
     """Each connection draws from its own numbers: this seed and its place in the order of arrival."""
 
@@ -60,8 +68,8 @@ class Faults:
 
     @property
     def any(self) -> bool:
-        """True when something can go wrong at all."""
-        return any(getattr(self, name) for name in _CAUSES)
+        """True when something can go wrong with a frame."""
+        return any(getattr(self, name) for name in _FRAME_CAUSES)
 
     def changed(self, changes: Mapping[str, object]) -> Faults:
         """Return these faults with some settings changed.
@@ -80,7 +88,8 @@ class Faults:
 
 
 _NAMES = tuple(field.name for field in fields(Faults))
-_CAUSES = tuple(name for name in _NAMES if name not in ("stall_s", "seed"))
+_REST_CAUSES = tuple(name for name in _NAMES if name.startswith("rest_"))
+_FRAME_CAUSES = tuple(name for name in _NAMES if name not in ("stall_s", "seed", *_REST_CAUSES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,16 @@ class FaultPlan:
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.counts: Counter[str] = Counter()
+        self._chance = random.Random(f"{faults.seed}/rest")
+
+    def rest_fault(self) -> str | None:
+        """Draw what goes wrong with one request over REST: the name of a setting, or None."""
+        for name in _REST_CAUSES:
+            probability = getattr(self.faults, name)
+            if probability > 0 and self._chance.random() < probability:
+                self.counts[name] += 1
+                return name
+        return None
 
 
 class Injector:

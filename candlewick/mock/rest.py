@@ -5,6 +5,7 @@ Shapes, paging and limits as in Coinbase's documentation, REST. An error is ``{"
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -18,6 +19,9 @@ from models.errors import ConfigError
 MAX_ROWS = 1000
 """Trades of one page, and their number where no limit is asked for."""
 
+RETRY_AFTER_S = 1
+"""What a client over the limit is told to wait."""
+
 _LAST_ID = 2**63 - 1
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,14 +34,15 @@ class Rest:
         self._hub, self._source, self._status = hub, hub.source, status
 
     def routes(self) -> list[web.RouteDef]:
-        """Return every path that is not a WebSocket."""
+        """Return every path that is not a WebSocket. The mock's own pages have no faults."""
+        faulty = self._with_faults
         return [
-            web.get("/time", self.time),
-            web.get("/products", self.products),
-            web.get("/products/{id}", self.product),
-            web.get("/products/{id}/book", self.book),
-            web.get("/products/{id}/trades", self.trades),
-            web.get("/products/{id}/ticker", self.ticker),
+            web.get("/time", faulty(self.time)),
+            web.get("/products", faulty(self.products)),
+            web.get("/products/{id}", faulty(self.product)),
+            web.get("/products/{id}/book", faulty(self.book)),
+            web.get("/products/{id}/trades", faulty(self.trades)),
+            web.get("/products/{id}/ticker", faulty(self.ticker)),
             web.get("/mock/status", self.status),
             web.get("/mock/faults", self.faults),
             web.post("/mock/faults", self.change_faults),
@@ -124,6 +129,24 @@ class Rest:
         except ConfigError as error:
             raise _bad(str(error)) from None
         return await self.faults(request)
+
+    def _with_faults(self, handler: Handler) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            plan = self._hub.plan
+            match plan.rest_fault():
+                case "rest_error":
+                    raise web.HTTPInternalServerError(text=_text("Internal server error"), content_type=_JSON)
+                case "rest_limit":
+                    raise web.HTTPTooManyRequests(
+                        text=_text("Public rate limit exceeded"),
+                        content_type=_JSON,
+                        headers={"Retry-After": str(RETRY_AFTER_S)},
+                    )
+                case "rest_stall":
+                    await asyncio.sleep(plan.faults.stall_s)
+            return await handler(request)
+
+        return answer
 
     def _product(self, request: web.Request) -> str:
         product = request.match_info["id"]

@@ -11,8 +11,9 @@ from array import array
 from candlewick.mock.frames import Row, time_text
 from candlewick.mock.products import Product
 
-KEPT = 100_000
-"""Trades of a product that REST can still serve, at least."""
+KEPT = 250_000
+"""Trades of a product that REST can still serve, at least: those of 13 hours of BTC-USD at its usual
+rate of 5 a second, in 8 MB at most."""
 
 
 class TradeLog:

@@ -1,10 +1,11 @@
-"""Coinbase Exchange: the public WebSocket feed, without a key.
+"""Coinbase Exchange: the public WebSocket feed, and trades over REST, without a key.
 
 Sits between feed and sink: frames in, values of the market out. Every value is checked here, so
 that nothing behind has to; a frame is taken whole or refused whole, because half a batch of level
 changes would leave a book that never was.
 
-Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/overview and .../channels
+Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/overview and .../channels; of REST:
+https://docs.cdp.coinbase.com/exchange/reference/exchangerestapi_getproducttrades
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, ClassVar, Literal, assert_never, get_args
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,7 +25,7 @@ from models.errors import DecodeError
 from models.times import parse_rfc3339
 from models.trade import Count, Heartbeat, Trade
 from producers import codec
-from producers.codec import CHANNELS, Event, Refused, Subscribed, Unknown
+from producers.codec import CHANNELS, Event, Refused, Subscribed, Unknown, same_host
 
 NAMES = {"trades": "matches", "books": "level2_batch", "heartbeats": "heartbeat"}
 """Our channels, as Coinbase calls them. ``level2`` would need a key, ``level2_batch`` needs none."""
@@ -37,6 +39,13 @@ ALIASES = {
 }
 """Coinbase's channels, as we call them. ``level2_batch`` is acknowledged under its old name
 ``level2_50``, and ``level2`` carries the same messages unbatched."""
+
+REST_URLS = {
+    "ws-feed.exchange.coinbase.com": "https://api.exchange.coinbase.com",
+    "ws-direct.exchange.coinbase.com": "https://api.exchange.coinbase.com",
+    "ws-feed-public.sandbox.exchange.coinbase.com": "https://api-public.sandbox.exchange.coinbase.com",
+}
+"""REST by the host of the WebSocket. Anything else is a mock exchange, with both on one port."""
 
 EARLIEST_US = parse_rfc3339("2010-01-01T00:00:00Z")
 """Before any exchange of this kind: a time below it is a unit mixed up, or a zero."""
@@ -71,6 +80,14 @@ class _Match(_Message, frozen=True, gc=False, tag="match"):
 
 class _LastMatch(_Match, frozen=True, gc=False, tag="last_match"):
     pass
+
+
+class _RestTrade(Struct, frozen=True, gc=False):
+    trade_id: Count
+    side: _Side
+    price: str
+    size: str
+    time: _Time
 
 
 class _Heartbeat(_Message, frozen=True, gc=False, tag="heartbeat"):
@@ -118,6 +135,7 @@ _TYPES = frozenset(message.__struct_config__.tag for message in get_args(_Known)
 
 _decode = msgspec.json.Decoder(_Known).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_trades = msgspec.json.Decoder(list[_RestTrade]).decode
 
 _is_symbol = re.compile(SYMBOL).match
 _missing_field = re.compile(r"Object missing required field `(\w+)`\Z").match
@@ -137,6 +155,7 @@ class Codec(codec.Codec):
 
     exchange: ClassVar[str] = "coinbase"
     live_url: ClassVar[str] = "wss://ws-feed.exchange.coinbase.com"
+    page_trades: ClassVar[int] = 1000
 
     def subscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
         """Return the one frame to send, within 5 s of connecting, to receive these symbols."""
@@ -165,6 +184,44 @@ class Codec(codec.Codec):
         except RecursionError:
             raise DecodeError(self.exchange, "JSON is nested too deep", frame) from None
 
+    def rest_url(self, url: str) -> str:
+        """Return where REST is, for the address of a WebSocket; no slash at the end."""
+        return REST_URLS.get(urlsplit(url).hostname or "") or same_host(url)
+
+    def trades_path(self, symbol: str, before_id: int, limit: int) -> str:
+        """Return path and query of a page, the newest trade first. ``after`` an id are the older ones.
+
+        Source: https://docs.cdp.coinbase.com/exchange/rest-api/pagination
+        """
+        return f"/products/{quote(symbol, safe='')}/trades?limit={limit}&after={before_id}"
+
+    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
+        """Return the trades of a page; ``side`` is the maker's, as in a ``match``.
+
+        Source: https://docs.cdp.coinbase.com/exchange/reference/exchangerestapi_getproducttrades
+        ::
+
+            [{"time": "2020-03-20T00:36:59.860Z", "trade_id": 86327327, "price": "6225.32000000",
+              "size": "0.06469797", "side": "sell"}]
+
+        Raises:
+            DecodeError: the body is not what the protocol says; none of it is taken.
+        """
+        trades: list[Trade] = []
+        try:
+            messages = _decode_trades(body.decode())
+            trades.extend(_trade(message, symbol, None, received_time_us) for message in messages)
+        except _Wrong as error:
+            raise DecodeError(self.exchange, error.reason, body, f"[{len(trades)}].{error.field}") from None
+        except msgspec.ValidationError as error:
+            reason, field = _where(str(error))
+            raise DecodeError(self.exchange, reason, body, field) from None
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise DecodeError(self.exchange, str(error), body) from None
+        except RecursionError:
+            raise DecodeError(self.exchange, "JSON is nested too deep", body) from None
+        return trades
+
 
 def _request(kind: str, symbols: Iterable[str], channels: Iterable[str]) -> list[str]:
     product_ids, names = list(symbols), [NAMES[channel] for channel in channels]
@@ -178,7 +235,7 @@ def _event(message: _Known, received_time_us: int) -> Event:
         case _Update():
             return _delta(message, received_time_us)
         case _Match():
-            return _trade(message, received_time_us)
+            return _trade(message, message.product_id, message.sequence, received_time_us)
         case _Heartbeat():
             return _heartbeat(message, received_time_us)
         case _Snapshot():
@@ -191,7 +248,7 @@ def _event(message: _Known, received_time_us: int) -> Event:
             assert_never(message)
 
 
-def _trade(message: _Match, received_time_us: int) -> Trade:
+def _trade(message: _Match | _RestTrade, symbol: str, sequence: int | None, received_time_us: int) -> Trade:
     """Read a trade. The first one after subscribing is old, and has the type ``last_match``.
 
     "The `side` field indicates the maker order side. If the side is `sell` this indicates the maker
@@ -207,14 +264,14 @@ def _trade(message: _Match, received_time_us: int) -> Trade:
     """
     return Trade(
         exchange=Codec.exchange,
-        symbol=message.product_id,
+        symbol=symbol,
         trade_id=message.trade_id,
         price=_positive("price", message.price),
         size=_positive("size", message.size),
         taker_side="buy" if message.side == "sell" else "sell",
         event_time_us=_time_us(message.time, received_time_us),
         received_time_us=received_time_us,
-        sequence=message.sequence,
+        sequence=sequence,
     )
 
 

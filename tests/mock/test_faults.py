@@ -120,7 +120,7 @@ def test_what_is_sent_adds_up_and_one_seed_gives_one_course(faults: Faults) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["drop_trades", "drop_updates", "duplicate", "reorder", "disconnect", "stall"]
+    "name", ["drop_trades", "drop_updates", "duplicate", "reorder", "disconnect", "stall", "rest_error"]
 )
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "x", None, True])
 def test_what_is_no_probability_is_refused(name: str, value: Any) -> None:
@@ -188,3 +188,37 @@ async def test_faults_set_while_running_act_at_once(serve: Serve, dial: Dial, re
     end = await client.closed()
     assert end.rcvd is None  # no closing handshake
     assert exchange.status()["faults"] == {"disconnect": 1}
+
+
+async def test_rest_fails_as_often_as_asked_is_counted_and_leaves_the_socket_and_our_own_pages_alone(
+    serve: Serve, dial: Dial, rest: Rest
+) -> None:
+    faults = Faults(rest_error=0.3, rest_limit=0.3)
+    assert not faults.any
+    exchange = await serve(
+        Simulation(products=("BTC-USD",), start_us=1_800_000_000_000_000, max_trades=50),
+        speed=0,
+        faults=faults,
+    )
+    client = await dial(exchange)
+    await client.subscribe(["BTC-USD"], "matches")
+    assert len(await client.texts(50, "match")) == 50
+    answers: Counter[int] = Counter()
+    for path in ("/products/BTC-USD/trades", "/products/BTC-USD/book", "/products", "/time") * 20:
+        status, body, headers = await rest(exchange, path)
+        answers[status] += 1
+        if status == 429:
+            assert headers["Retry-After"] == "1"
+        assert status == 200 or list(body) == ["message"]
+    assert {"rest_error": answers[500], "rest_limit": answers[429]} == exchange.status()["faults"]
+    assert min(answers[200], answers[429], answers[500]) > 5
+    assert [(await rest(exchange, "/mock/status"))[0] for _ in range(20)] == [200] * 20
+
+
+async def test_rest_stalls_for_as_long_as_asked_and_answers_then(serve: Serve, rest: Rest) -> None:
+    exchange = await serve(Simulation(products=("BTC-USD",)), faults=Faults(rest_stall=1, stall_s=0.5))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert (await rest(exchange, "/products/BTC-USD/trades"))[0] == 200
+    assert loop.time() - began >= 0.5
+    assert exchange.status()["faults"] == {"rest_stall": 1}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ ERROR = {"type": "error", "message": "Failed to subscribe", "reason": "No channe
 KNOWN = [MATCH, {**MATCH, "type": "last_match"}, HEARTBEAT, SNAPSHOT, UPDATE, SUBSCRIPTIONS, ERROR]
 
 golden = (ROOT / "tests/golden/coinbase/frames.jsonl").read_text(encoding="utf-8").splitlines()
-DOCUMENTED = [json.loads(line)["raw"] for line in golden]
+DOCUMENTED = [frame["raw"] for frame in map(json.loads, golden) if "trades_of" not in frame]
 
 
 def receive(frame, received_time_us=RECEIVED_US):
@@ -525,6 +526,101 @@ def test_error_says_all_in_one_sentence():
     )
 
 
+# Trades over REST
+
+ROW = {
+    "time": "2020-03-20T00:36:59.860Z",
+    "trade_id": 86327327,
+    "price": "6225.32000000",
+    "size": "0.06469797",
+    "side": "sell",
+}
+
+
+def rest_refusal(body):
+    with pytest.raises(DecodeError) as caught:
+        Codec().read_trades("BTC-USD", body, RECEIVED_US)
+    assert caught.value.exchange == "coinbase"
+    assert caught.value.frame == body
+    return caught.value
+
+
+def page(*rows):
+    return json.dumps(rows).encode()
+
+
+def test_a_trade_over_rest_is_the_same_as_over_the_socket_but_for_its_sequence():
+    over_rest = {key: MATCH[key] for key in ("time", "trade_id", "price", "size", "side")}
+    [trade] = Codec().read_trades("BTC-USD", page(over_rest), RECEIVED_US)
+    assert trade == msgspec.structs.replace(one(MATCH), sequence=None)
+
+
+def test_a_page_without_trades_is_a_page():
+    assert Codec().read_trades("BTC-USD", b"[]", RECEIVED_US) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "literal"),
+    [
+        ("price", '"NaN"'),
+        ("price", '"0"'),
+        ("price", "1.5"),
+        ("size", '"-1"'),
+        ("size", '"1e400"'),
+        ("size", '"0.00000000"'),
+        ("trade_id", "true"),
+        ("trade_id", '"5"'),
+        ("trade_id", "-1"),
+        ("trade_id", "1e30"),
+        ("side", '"SELL"'),
+        ("time", '"2020-03-20"'),
+        ("time", "1584664619"),
+        ("time", '"2006-03-20T00:36:59.860Z"'),
+        ("time", '"2026-11-01T00:02:01Z"'),
+    ],
+)
+def test_one_bad_value_refuses_the_whole_page_and_is_named(field, literal):
+    body = f"[{json.dumps(ROW)},{with_literal(ROW, field, literal)}]".encode()
+    assert rest_refusal(body).field == f"[1].{field}"
+
+
+@pytest.mark.parametrize("field", ROW)
+def test_a_missing_value_refuses_the_whole_page(field):
+    rest_refusal(page(ROW, {name: value for name, value in ROW.items() if name != field}))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b'{"message":"NotFound"}', b"<html>", b"[1]", b"\xff", b"[" * 1_000_000, page(ROW)[:-1]],
+)
+def test_a_body_that_is_no_page_is_refused(body):
+    rest_refusal(body)
+
+
+def test_a_page_is_asked_for_by_the_id_that_it_ends_before():
+    path = Codec().trades_path("BTC-USD", 86327328, 100)
+    assert path == "/products/BTC-USD/trades?limit=100&after=86327328"
+    assert Codec().trades_path("../x?", 1, 1).startswith("/products/..%2Fx%3F/trades?")
+
+
+@pytest.mark.parametrize(
+    ("url", "rest_url"),
+    [
+        ("wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com"),
+        ("wss://ws-feed.exchange.coinbase.com:443/", "https://api.exchange.coinbase.com"),
+        (
+            "wss://ws-feed-public.sandbox.exchange.coinbase.com",
+            "https://api-public.sandbox.exchange.coinbase.com",
+        ),
+        ("ws://127.0.0.1:8765", "http://127.0.0.1:8765"),
+        ("ws://[::1]:8765/ws", "http://[::1]:8765"),
+        ("wss://mock.example", "https://mock.example"),
+    ],
+)
+def test_rest_is_the_exchanges_own_or_beside_the_socket_of_a_mock(url, rest_url):
+    assert Codec().rest_url(url) == rest_url
+
+
 # Properties
 
 
@@ -589,6 +685,19 @@ def test_any_text_gives_events_or_a_refusal(frame):
 @given(json_values)
 def test_any_json_gives_events_or_a_refusal(value):
     events_or_refusal(json.dumps(value))
+
+
+@given(st.data())
+def test_any_body_gives_trades_or_a_refusal(data):
+    row = {**ROW, data.draw(st.sampled_from(list(ROW))): data.draw(json_values)}
+    body = data.draw(st.binary(max_size=300) | st.sampled_from([page(row), page(ROW, row), page(*row)]))
+    try:
+        trades = Codec().read_trades("BTC-USD", body, RECEIVED_US)
+    except DecodeError as error:
+        assert error.frame == body
+    else:
+        for trade in trades:
+            sound(trade)
 
 
 @given(st.data())

@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
+from candlewick.mock import Faults, MockExchange, Simulation
 from models.book import BookDelta, BookLost, BookSnapshot
 from models.errors import ConfigError
 from models.trade import Heartbeat, Trade
@@ -54,8 +55,10 @@ class Client:
             product_id=symbol,
         )  # fmt: skip
 
-    async def heartbeat(self, symbol="BTC-USD"):
-        await self.send(type="heartbeat", sequence=1, last_trade_id=1, product_id=symbol, time=TIME)
+    async def heartbeat(self, symbol="BTC-USD", last_trade_id=1):
+        await self.send(
+            type="heartbeat", sequence=1, last_trade_id=last_trade_id, product_id=symbol, time=TIME
+        )
 
     async def update(self, symbol="BTC-USD"):
         await self.send(type="l2update", product_id=symbol, changes=[["buy", "98", "5"]], time=TIME)
@@ -405,6 +408,197 @@ async def test_whoever_watches_the_book_may_call_it_lost():
         await feed.lose_book("BTC-USD", "crossed")
         await until(lambda: len(log.of(BookSnapshot)) == 2)
         assert [lost.cause for lost in log.of(BookLost)] == ["crossed"]
+
+
+async def test_missed_trades_lose_the_book_of_their_symbol_and_of_no_other():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD")) as feed:
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        for trade_id in (7, 8, 8, 5, 9):  # the first may be any, and what came before is no loss
+            await client.match(trade_id)
+        await client.match(70, "ETH-USD")
+        await client.match(11)
+        await until(lambda: len(log.of(BookSnapshot)) == 3)
+        assert [(lost.symbol, lost.cause) for lost in log.of(BookLost)] == [("BTC-USD", "missed trades")]
+        assert client.requests[1:] == [
+            {"type": kind, "product_ids": ["BTC-USD"], "channels": ["level2_batch"]}
+            for kind in ("unsubscribe", "subscribe")
+        ]
+        assert len(log.of(Trade)) == 7
+        assert reconnects(feed) == {}
+
+
+async def test_each_connection_counts_its_trades_anew():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log):
+        client = await exchange.client()
+        await client.match(7)
+        await until(lambda: log.of(Trade))
+        await client.socket.close()
+        again = await exchange.client(1)
+        await again.match(70)
+        await until(lambda: len(log.of(Trade)) == 2)
+        assert [lost.cause for lost in log.of(BookLost)] == ["disconnected"]
+
+
+async def test_a_heartbeat_that_names_a_trade_that_never_comes_loses_the_book():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log):
+        client = await exchange.client()
+        await until(lambda: log.of(BookSnapshot))
+        await client.match(7)
+        await client.heartbeat(last_trade_id=8)  # on its way
+        await client.match(8)
+        await client.heartbeat(last_trade_id=9)
+        await client.update()
+        await until(lambda: log.of(BookDelta))
+        assert not log.of(BookLost)
+        await client.heartbeat(last_trade_id=9)
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        assert [lost.cause for lost in log.of(BookLost)] == ["missed trades"]
+        await client.heartbeat(last_trade_id=9)
+        await client.match(10)
+        await until(lambda: len(log.of(Trade)) == 3)
+        assert len(log.of(BookLost)) == 1
+
+
+async def test_deltas_are_held_back_until_the_new_snapshot_and_signs_of_loss_cost_nothing():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, snapshot_s=60, resubscribe_s=0.01)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        client = await exchange.client()
+        await until(lambda: log.of(BookSnapshot))
+        exchange.snapshots = False
+        await client.match(1)
+        await client.update()
+        await client.match(3)
+        await until(lambda: len(client.requests) == 3)
+        for trade_id in range(5, 100, 2):
+            await client.match(trade_id)
+            await client.update()
+            await client.send(type="l2update", product_id="BTC-USD", changes="?", time=TIME)
+        await until(lambda: len(log.of(Trade)) == 50 and len(log.dead) == 48)
+        await asyncio.sleep(0.2)  # many times what a resubscribe waits
+        await client.snapshot(bids=(("97", "1"),))
+        await client.update()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        await until(lambda: isinstance(log.events[-1], BookDelta))
+        books = [type(event) for event in log.events if not isinstance(event, Trade)]
+        assert books == [BookSnapshot, BookDelta, BookLost, BookSnapshot, BookDelta]
+        assert feed.status.books_resubscribed == 1
+        assert len(client.requests) == 3
+
+
+async def test_deltas_before_any_snapshot_are_of_no_use():
+    log = Log()
+    async with Exchange() as exchange:
+        exchange.snapshots = False
+        async with running(exchange, log) as feed:
+            client = await exchange.client()
+            await until(lambda: feed.status.connected)
+            await client.update()
+            await client.match(1)
+            await until(lambda: log.of(Trade))
+            assert not log.of(BookDelta)
+
+
+async def test_a_silent_symbol_loses_its_book_while_its_connection_lives():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, symbol_silence_s=0.3, resubscribe_s=0.1)
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD"), settings) as feed:
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        while not log.of(BookLost):
+            await client.heartbeat("BTC-USD")
+            await asyncio.sleep(0.02)
+        await until(lambda: len(log.of(BookSnapshot)) == 3)
+        assert {(lost.symbol, lost.cause) for lost in log.of(BookLost)} == {("ETH-USD", "silent")}
+        assert {request["product_ids"][0] for request in client.requests[1:]} == {"ETH-USD"}
+        assert reconnects(feed) == {}
+
+
+async def test_a_slow_sink_is_not_taken_for_a_silent_symbol():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.001, symbol_silence_s=1)
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD"), settings):
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        log.open.clear()
+        await client.match(1)
+        await asyncio.sleep(1.5)
+        log.open.set()
+        await until(lambda: log.of(Trade))
+        await asyncio.sleep(0.1)  # everything was read, and the other symbol's frames are still to come
+        await client.heartbeat("ETH-USD")
+        await until(lambda: log.of(Heartbeat))
+        assert not log.of(BookLost)
+
+
+MARKET = Simulation(products=("BTC-USD", "ETH-USD"), trades_per_s=50)
+
+
+@contextlib.asynccontextmanager
+async def mock_market(**faults):
+    exchange = MockExchange(MARKET, settle_s=0.02, faults=Faults(**faults))
+    await exchange.start()
+    exchange.url = exchange.ws_url
+    try:
+        yield exchange
+    finally:
+        await exchange.stop()
+
+
+async def live(exchange, log, settings, condition):
+    feed = Feed(Codec, exchange.url, MARKET.products, log.deliver, log.dead_letter, settings)
+    task = asyncio.create_task(feed.run())
+    try:
+        await until(condition)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    return feed
+
+
+async def test_a_market_that_loses_trades_is_out_of_step_and_comes_back_not_too_often():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, resubscribe_s=0.5)
+    async with mock_market(drop_trades=0.1) as exchange:
+        started = time.monotonic()
+        feed = await live(exchange, log, settings, lambda: len(log.of(BookSnapshot)) >= 10)
+        took_s = time.monotonic() - started
+    assert {lost.cause for lost in log.of(BookLost)} == {"missed trades"}
+    assert 8 <= feed.status.books_resubscribed <= 2 * (took_s / 0.5 + 1)
+    for symbol in MARKET.products:
+        books = [type(e) for e in log.events if e.symbol == symbol and not isinstance(e, Trade | Heartbeat)]
+        in_step = False
+        for kind in books:
+            assert in_step is (kind is not BookSnapshot), (
+                "a snapshot ends what a loss began, and nothing else comes between"
+            )
+            in_step = kind is not BookLost
+
+
+async def test_a_market_that_stalls_for_a_moment_loses_nothing():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, symbol_silence_s=3, silence_s=3)
+    async with mock_market(stall_every=100, stall_s=0.7) as exchange:
+        feed = await live(exchange, log, settings, lambda: len(log.of(Trade)) >= 300)
+        assert exchange.status()["faults"]["stall"] >= 2
+    assert not log.of(BookLost)
+    assert reconnects(feed) == {}
+
+
+async def test_a_market_that_stalls_for_long_is_left_and_comes_back():
+    log = Log()
+    settings = FeedSettings(
+        connects_per_s=1000, tick_s=0.01, symbol_silence_s=0.6, silence_s=0.6, backoff_first_s=0.01
+    )
+    async with mock_market(stall_every=200, stall_s=20) as exchange:
+        feed = await live(exchange, log, settings, lambda: len(log.of(BookSnapshot)) >= 4)
+    assert reconnects(feed) == {"silent": 1}
+    assert {lost.cause for lost in log.of(BookLost)} <= {"disconnected", "silent"}
+    assert len(log.of(BookLost)) == 2
 
 
 async def test_a_feed_that_is_refused_everything_ends_with_the_exchanges_words():

@@ -46,9 +46,14 @@ def told(value: object) -> object:
     return value
 
 
-def outcome(codec: Codec, frame: str) -> dict:
+def outcome(codec: Codec, frame: str | bytes, trades_of: str | None = None) -> dict:
     try:
-        return {"events": [told(event) for event in codec.receive(frame, RECEIVED_US)]}
+        if trades_of is None:
+            events = codec.receive(frame, RECEIVED_US)
+        else:
+            body = frame if isinstance(frame, bytes) else frame.encode()
+            events = codec.read_trades(trades_of, body, RECEIVED_US)
+        return {"events": [told(event) for event in events]}
     except DecodeError as error:
         return {"refused": error.reason, "field": error.field}
 
@@ -68,15 +73,19 @@ def test_golden_frames_become_the_expected_values(exchange):
     assert [line["name"] for line in frames] == [line.pop("name") for line in expected]
     codec = codec_class(exchange)()
     for frame, values in zip(frames, expected, strict=True):
-        assert outcome(codec, frame["raw"]) == values, frame["name"]
-        assert outcome(codec, frame["raw"].encode()) == values, f"{frame['name']}, as bytes"
+        trades_of = frame.get("trades_of")
+        assert outcome(codec, frame["raw"], trades_of) == values, frame["name"]
+        assert outcome(codec, frame["raw"].encode(), trades_of) == values, f"{frame['name']}, as bytes"
 
 
 def rewrite() -> None:
     for exchange in names():
         codec, folder = codec_class(exchange)(), GOLDEN / exchange
         lines = [
-            json.dumps({"name": frame["name"], **outcome(codec, frame["raw"])}, ensure_ascii=False)
+            json.dumps(
+                {"name": frame["name"], **outcome(codec, frame["raw"], frame.get("trades_of"))},
+                ensure_ascii=False,
+            )
             for frame in lines_of(folder / "frames.jsonl")
         ]
         (folder / "expected.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
