@@ -129,6 +129,13 @@ class Settings(BaseModel):
     connection_products: int = _setting(
         25, "Products that share one connection to the exchange.", "1 to 1000", ge=1, le=1000
     )
+    spill_mb: int = _setting(
+        1024,
+        "MiB of disk for what a producer receives while Kafka is away; 0: none, the feed waits.",
+        "0 to 1000000",
+        ge=0,
+        le=1_000_000,
+    )
     batch_records: int = _setting(
         2000, "Records that a worker takes at once.", "1 to 100000", ge=1, le=100000
     )

@@ -71,17 +71,20 @@ async def run_producer(settings: Settings) -> None:
         raise ConfigError("feed", settings.feed, "live, or the address of a mock exchange, ws://host:port")
     bootstrap = address.find(settings)
     await ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication)
-    with _recorder(settings) as recorder:
+    producer_id = settings.worker_id or socket.gethostname()
+    with _recorder(settings) as recorder, _spill_folder(settings, producer_id) as spill_folder:
         undelivered = await produce(
             codec_factory=_codec_factory(settings, recorder),
             url=source.url,
             symbols=source.products,
             bootstrap=bootstrap,
-            producer_id=settings.worker_id or socket.gethostname(),
+            producer_id=producer_id,
             stop=stop_event(),
             feed_settings=FeedSettings(connection_products=settings.connection_products),
             keyframe_s=settings.keyframe_s,
             grace_s=settings.grace_s,
+            spill_folder=spill_folder,
+            spill_bytes=settings.spill_mb << 20,
         )
     if undelivered:
         raise CandlewickError(f"{undelivered} records could not be delivered to Kafka before the end")
@@ -182,6 +185,18 @@ def _recorder(settings: Settings) -> Iterator[Recorder | None]:
         yield recorder
     finally:
         recorder.close()
+
+
+@contextlib.contextmanager
+def _spill_folder(settings: Settings, producer_id: str) -> Iterator[Path | None]:
+    """Give a producer its folder for the time that Kafka is away, and let no other have it."""
+    if not settings.spill_mb:
+        yield None
+        return
+    folder = datadir.prepare(settings.data_dir) / "spill" / f"{settings.exchange}-{producer_id}"
+    remedy = f"end it first, or give this one its own {env_name('worker_id')}"
+    with datadir.locked(folder / "producer.lock", "producer", remedy):
+        yield folder
 
 
 def _codec_factory(settings: Settings, recorder: Recorder | None) -> Callable[[], Codec]:

@@ -27,3 +27,7 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     error: str | None
     """What the exchange said last when it refused a request, or what ended the feed."""
     updated_us: int
+    spilled: int = 0
+    """Records that went to the producer's disk because Kafka was away."""
+    dropped: int = 0
+    """Records that are lost, because the disk took no more of them."""

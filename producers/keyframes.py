@@ -84,14 +84,23 @@ class Keyframer:
             copy = self._copies.get(key)
             if copy is None or copy.due_us > now_us:  # lost, or a snapshot came, while we yielded
                 continue
+            yield self._make(key, copy, now_us)
+
+    def keyframe(self, key: Key, now_us: int) -> BookKeyframe | None:
+        """Return a symbol's book as it is, due or not; None when it is not in step."""
+        copy = self._copies.get(key)
+        return self._make(key, copy, now_us) if copy else None
+
+    def _make(self, key: Key, copy: _Copy, now_us: int) -> BookKeyframe:
+        if copy.due_us <= now_us:
             # Counted from when it was due, so that each symbol keeps its point of the interval.
             missed = (now_us - copy.due_us) // self._interval_us
             copy.due_us += self._interval_us * (missed + 1)
-            yield BookKeyframe(
-                exchange=key[0],
-                symbol=key[1],
-                event_time_us=copy.event_time_us,
-                received_time_us=copy.received_time_us,
-                bids=tuple(reversed(copy.book.bids.items())),
-                asks=tuple(copy.book.asks.items()),
-            )
+        return BookKeyframe(
+            exchange=key[0],
+            symbol=key[1],
+            event_time_us=copy.event_time_us,
+            received_time_us=copy.received_time_us,
+            bids=tuple(reversed(copy.book.bids.items())),
+            asks=tuple(copy.book.asks.items()),
+        )

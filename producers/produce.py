@@ -6,6 +6,10 @@
                           │ a crossed book
       <───────────────────┘
 
+While Kafka is away, trades go to disk (see `producers.sink`), and books do not: they are most of the
+volume, and need not be asked for again, since the keyframer holds each. When the log has caught up,
+readers are told that the book was lost, and are given it whole.
+
 What it says of itself goes to the compacted topic ``feeds``, so that a web view on any machine can
 tell whether the feed is connected.
 """
@@ -16,21 +20,23 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import structlog
 
-from models.book import BookLost
+from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
 from models.errors import CandlewickError
 from models.producer_status import ProducerStatus
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec
 from producers.feed import Feed, FeedEvent
 from producers.feed_status import FeedSettings
-from producers.keyframes import Keyframer
+from producers.keyframes import Key, Keyframer
 from producers.quiet import Quiet
 from producers.sink import Sink
+from producers.spill import Spill
 from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES
 
 log = structlog.get_logger(__name__)
@@ -50,6 +56,13 @@ class Pipeline:
         self._keyframer = keyframer
         self._quiet = quiet
         self.feed: Feed | None = None
+        self._held_back: dict[Key, int] = {}
+        """The books whose records are not written, and the time of receipt of the first such record."""
+
+    @property
+    def open_books(self) -> list[Key]:
+        """The symbols whose book readers may take to be in step."""
+        return list(dict.fromkeys([*self._keyframer.in_step, *self._held_back]))
 
     async def deliver(self, event: FeedEvent) -> None:
         """Write an event, and whatever follows from it."""
@@ -65,17 +78,43 @@ class Pipeline:
             # Watched before it is written: a keyframe made while the write waits for room comes
             # after it in the log, and must hold it.
             cause = self._keyframer.watch(event, _now_us())
-            await sink.put(event)
+            if not self._is_held_back(event):
+                await sink.put(event)
             if cause and self.feed:
                 await self.feed.lose_book(event.symbol, cause)
 
     async def write_keyframes(self) -> None:
-        """Write keyframes as they come due, until cancelled."""
+        """Write keyframes as they come due, and the books that were held back, until cancelled."""
         while True:
             await asyncio.sleep(KEYFRAME_TICK_S)
+            await self._resume_books()
+            if self._sink.spilling:
+                continue
             for keyframe in self._keyframer.due(_now_us()):
+                if not self._is_held_back(keyframe):
+                    await self._sink.put(keyframe)
+                    await asyncio.sleep(0)  # a large book takes 100 ms to write out: let frames in between
+
+    def _is_held_back(self, event: BookSnapshot | BookDelta | BookLost | BookKeyframe) -> bool:
+        """Say whether a book's record is not to be written now."""
+        key = (event.exchange, event.symbol)
+        if self._sink.spilling:
+            self._held_back.setdefault(key, event.received_time_us)
+        return key in self._held_back
+
+    async def _resume_books(self) -> None:
+        """Tell readers of each book that was held back, and give it to them whole."""
+        for key, since_us in list(self._held_back.items()):
+            if self._sink.spilling:
+                return
+            await self._sink.put(BookLost(*key, None, since_us, "kafka away"))
+            # From here there is no wait before the keyframe is at the sink's door: what it holds was
+            # not written, and what is written comes after it.
+            del self._held_back[key]
+            keyframe = self._keyframer.keyframe(key, _now_us())
+            if keyframe:
                 await self._sink.put(keyframe)
-                await asyncio.sleep(0)  # a large book takes 100 ms to write out: let frames in between
+                await asyncio.sleep(0)
 
 
 async def produce(
@@ -93,16 +132,24 @@ async def produce(
     max_unacked_bytes: int = 64 << 20,
     clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     security: Mapping[str, Any] | None = None,
+    spill_folder: Path | None = None,
+    spill_bytes: int = 1 << 30,
 ) -> int:
     """Run until ``stop`` is set or the task is cancelled. Return how many records were not delivered.
 
     The topics must be there: see `producers.topic.ensure_topics`. Ends within `STOP_S`, whether or
     not Kafka answers; what could not be delivered by then is counted and logged.
 
+    Arguments:
+        spill_folder: for records while Kafka is away, and for no other process; what an earlier run
+            left there is sent first. None: the feed waits for Kafka.
+        spill_bytes: how much of them it may hold.
+
     Raises:
         BrokerUnavailable, TopicError: Kafka, or a topic, is not there at the start.
         FeedRefused: the exchange accepts nothing.
         ConfigError: the address or the products cannot be.
+        StateError: the spill's folder cannot be used.
     """
     products = tuple(symbols)
     sink = Sink(
@@ -112,6 +159,7 @@ async def produce(
         max_unacked_bytes=max_unacked_bytes,
         clock_us=clock_us,
         security=security,
+        spill=Spill(spill_folder, spill_bytes) if spill_folder else None,
     )
     keyframer = Keyframer(round(keyframe_s * 1_000_000))
     pipeline = Pipeline(sink, keyframer, Quiet(round(grace_s * 1_000_000)))
@@ -138,14 +186,14 @@ async def produce(
         raise
     finally:
         stopping.cancel()
-        undelivered = await _end(tasks, sink, keyframer, reporter, clock_us)
+        undelivered = await _end(tasks, sink, pipeline, reporter, clock_us)
     return undelivered
 
 
 async def _end(
     tasks: set[asyncio.Task[None]],
     sink: Sink,
-    keyframer: Keyframer,
+    pipeline: Pipeline,
     reporter: _Reporter,
     clock_us: Callable[[], int],
 ) -> int:
@@ -156,7 +204,7 @@ async def _end(
     await asyncio.wait(tasks, timeout=1.0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.0):  # with Kafka away there may be no room
-            for exchange, symbol in keyframer.in_step:
+            for exchange, symbol in pipeline.open_books:
                 await sink.put(BookLost(exchange, symbol, None, clock_us(), "producer stopped"))
             await reporter.report("stopped")
     undelivered = await sink.close(max(0.5, end - time.monotonic() - 1.0))
@@ -193,6 +241,8 @@ class _Reporter:
             unacked=stats.waiting,
             error=self.error or feed.last_refusal,
             updated_us=self._clock_us(),
+            spilled=stats.spilled,
+            dropped=stats.dropped,
         )
 
     async def report(self, state: Literal["stopped"] | None = None) -> None:
@@ -220,6 +270,7 @@ class _Reporter:
             msgspec.json.encode(status),
             schema=b"feed/1",
             received_time_us=status.updated_us,
+            lasting=False,
         )
 
 

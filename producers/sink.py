@@ -1,13 +1,18 @@
 """The only file of the producers that writes to Kafka.
 
 A record that `Sink.put` took is kept until Kafka acknowledged it, for as long as that takes; what
-is kept is bounded, and at the bound `put` waits: that is the back-pressure of the whole producer.
+memory keeps is bounded, and at the bound `put` waits: that is the back-pressure of the whole producer.
 
 Each partition has one lane: a queue of records, and one task that sends them a batch at a time.
 The next batch leaves when the last one is acknowledged. aiokafka never has two batches of one
 partition on the way either, so this costs nothing, and it makes order trivial: a batch that
 failed is sent again before anything behind it. Sending again may write a record twice, which is
 harmless: trades are known by id, and the sizes of a book are absolute.
+
+With a spill, `put` waits no longer than it takes to see that Kafka is away. Then what memory keeps is
+written to disk as well, and so is all that follows; from there it goes into the lanes, oldest first,
+as they have room, until nothing is left on disk that is not in a lane: a symbol's records never
+overtake one another, and a killed process loses none. What fits nowhere is dropped, and counted.
 
 Errors: `BrokerUnavailable` (at the start only), `models.errors.TopicError`.
 """
@@ -21,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -32,6 +37,7 @@ from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
 from models.dead_letter import dead_letter_json
 from models.errors import TopicError
 from models.trade import Heartbeat, Trade
+from producers.spill import Record, Spill
 from producers.topic import BOOKS, DEAD_LETTERS, TRADES, BrokerUnavailable, words_of
 
 log = structlog.get_logger(__name__)
@@ -50,12 +56,12 @@ ROUTES: dict[type, tuple[str, bytes]] = {
 
 DAY_US = 86_400_000_000
 AHEAD_US = 60_000_000
-RECORD_OVERHEAD = 100
-"""Bytes that a record costs us beside its key and value, about."""
 STOP_S = 1.0
 AWAY_S = 5.0
 """A batch without an answer for this long means that Kafka is away."""
 AWAY_AGAIN_S = 10.0
+DRAIN_S = 0.1
+"""How often we look whether Kafka is back when nothing is left to read from disk."""
 
 _REFUSED_FOR_GOOD = (
     errors.MessageSizeTooLargeError,
@@ -81,14 +87,12 @@ class SinkStats(msgspec.Struct, frozen=True):
     dead_letters: int
     undeliverable: int
     """Records that Kafka refuses for good; each is a dead letter too, unless it was one already."""
-
-
-class _Record(NamedTuple):
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    headers: list[tuple[str, bytes]]
-    size: int
+    spilled: int
+    """Records that were written to disk because Kafka was away."""
+    spill_bytes: int
+    """What the spill takes on disk now."""
+    dropped: int
+    """Records that are lost, because neither Kafka nor the disk took them."""
 
 
 class Sink:
@@ -102,6 +106,8 @@ class Sink:
         max_record_bytes: a larger value becomes a dead letter. Kafka cuts the connection over a
             request of 100 MiB, and such a record would be sent for ever.
         security: aiokafka's options for TLS and SASL.
+        spill: where records go while Kafka is away, for this sink alone. What an earlier process
+            left there is sent first. Without it, `put` waits for as long as Kafka is away.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class Sink:
         close_s: float = 5.0,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         security: Mapping[str, Any] | None = None,
+        spill: Spill | None = None,
     ) -> None:
         self.bootstrap = bootstrap
         self.linger_s = linger_s
@@ -136,7 +143,7 @@ class Sink:
         self.producer: AIOKafkaProducer | None = None
         self._renewing = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._partitions: dict[str, list[int]] = {}
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._lane_of: dict[tuple[str, bytes], _Lane] = {}
@@ -148,6 +155,10 @@ class Sink:
         self._unacked = self._unacked_bytes = 0
         self._resent = self._dead_letters = self._undeliverable = 0
         self._at_door = self._turned_away = 0
+
+        self._spill = spill
+        self._spilling = asyncio.Event()
+        self._handing_over = False  # records from disk are on their way into the lanes
 
     async def open(self) -> None:
         """Connect, and look up the topics; `close` undoes it.
@@ -163,7 +174,12 @@ class Sink:
         except BaseException:
             await _stop(self.producer)
             raise
-        self._watcher = asyncio.create_task(self._watch(), name="sink-watch")
+        self._tasks = [asyncio.create_task(self._watch(), name="sink-watch")]
+        if self._spill is not None:
+            if self._spill.has_unread:
+                log.warning("An earlier run left records on disk", bytes=self._spill.unread_bytes)
+                self._spilling.set()
+            self._tasks.append(asyncio.create_task(self._drain(self._spill), name="sink-drain"))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -211,23 +227,36 @@ class Sink:
         schema: bytes,
         received_time_us: int,
         event_time_us: int | None = None,
+        lasting: bool = True,
     ) -> None:
-        """Take one record for any of the sink's topics; see `put`."""
+        """Take one record for any of the sink's topics; see `put`.
+
+        Arguments:
+            lasting: False for what tells only of the moment: with a spill it is passed over while
+                Kafka is away, and overtakes what comes from disk.
+        """
         if len(value) > self._max_record_bytes and topic != DEAD_LETTERS:
             reason = f"{len(value)} bytes, more than the {self._max_record_bytes} that a record may have"
             log.error("Record too large, kept as a dead letter", topic=topic, key=key, reason=reason)
             self._undeliverable += 1
             return await self.dead_letter(value, f"{topic} {key}", reason)
-        record = self._record(key.encode(), value, schema, received_time_us, event_time_us)
-        lane = self._lane(topic, record.key)
+        record = self._record(topic, key.encode(), value, schema, received_time_us, event_time_us)
+        lane = self._lane(record)
+        if self.spilling and not lasting and not self._closed:
+            if not self._is_away:
+                self._take(lane, record)
+            return None
         self._at_door += 1
         try:
             async with self._door:
-                while self._is_full(record.size):
+                while self._is_full(record.size) and not self.spilling:
                     await self._change()
                 if self._closed:
                     raise RuntimeError("the sink is closed")
-                self._take(lane, record)
+                if self._spill is not None and self.spilling:
+                    self._put_on_disk(self._spill, lane, record)
+                else:
+                    self._take(lane, record)
         except asyncio.CancelledError:
             self._turned_away += 1
             raise
@@ -235,26 +264,34 @@ class Sink:
             self._at_door -= 1
 
     async def flush(self) -> None:
-        """Wait until everything taken so far, and since, is acknowledged."""
-        while self._unacked:
+        """Wait until everything taken so far, and since, is acknowledged; what is on disk too."""
+        while self._unacked or self.spilling:
             await self._change()
 
     async def close(self, deadline_s: float = 5.0) -> int:
         """Deliver what is left, within the deadline. Return how many records were not delivered.
 
-        The count is exact: records without an acknowledgement, and calls of `put` that had to be
-        given up. Some of the first may have reached Kafka, without its word on it.
+        The count is exact: records without an acknowledgement, calls of `put` that had to be given
+        up, and records dropped before. Some of the first may have reached Kafka, without its word on
+        it. What is on disk is not among them: it is there for the next process.
         """
         if self._closed or self.producer is None:
             return 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self.flush()
+        for task in self._tasks:
+            task.cancel()
+        if self._spill is not None and self._unacked:
+            self._start_spilling(self._spill)
+            async with self._door:
+                pass  # who was at the door before us has put a record on disk by now
         self._closed = True
         turned_away = self._turned_away + self._at_door
-        lost = self._unacked + turned_away
-        tasks = [lane.task for lane in self._lanes.values()]
-        tasks += [self._watcher] if self._watcher else []
+        unkept = sum(lane.unkept for lane in self._lanes.values()) if self._spill else self._unacked
+        dropped = self._spill.dropped if self._spill else 0
+        lost = unkept + turned_away + dropped
+        tasks = [*self._tasks, *(lane.task for lane in self._lanes.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -262,15 +299,25 @@ class Sink:
         for task in self._retired:
             task.cancel()
         self._settled.set()  # a put that still waits for room must learn that there will be none
+        if self._spill is not None:
+            self._spill.close()
+            if self._spill.bytes:
+                log.warning("Records are kept on disk for the next start", bytes=self._spill.bytes)
         if lost:
             log.error(
                 "Records were not delivered to Kafka before the end",
                 records=lost,
                 bytes=self._unacked_bytes,
                 turned_away=turned_away,
+                dropped=dropped,
                 bootstrap=self.bootstrap,
             )
         return lost
+
+    @property
+    def spilling(self) -> bool:
+        """True from when Kafka is seen to be away until nothing is left on disk alone."""
+        return self._spilling.is_set()
 
     @property
     def stats(self) -> SinkStats:
@@ -284,22 +331,28 @@ class Sink:
             resent=self._resent,
             dead_letters=self._dead_letters,
             undeliverable=self._undeliverable,
+            spilled=self._spill.written if self._spill else 0,
+            spill_bytes=self._spill.bytes if self._spill else 0,
+            dropped=self._spill.dropped if self._spill else 0,
         )
 
     # Records and lanes.
 
     def _record(
-        self, key: bytes, value: bytes, schema: bytes, received_us: int, event_us: int | None
-    ) -> _Record:
+        self, topic: str, key: bytes, value: bytes, schema: bytes, received_us: int, event_us: int | None
+    ) -> Record:
+        headers = [("schema", schema), ("received_at", b"%d" % received_us)]
+        return Record(topic, key, value, self._timestamp_ms(event_us), headers)
+
+    def _timestamp_ms(self, event_us: int | None) -> int:
         # Kafka counts retention from this time, and would sweep a recording of 2021 within minutes;
         # and it refuses a time over an hour ahead. The exchange's own time stays in the value.
-        time_us = now_us = self._clock_us()
-        if event_us is not None and now_us - DAY_US <= event_us <= now_us + AHEAD_US:
-            time_us = event_us
-        headers = [("schema", schema), ("received_at", b"%d" % received_us)]
-        return _Record(key, value, time_us // 1000, headers, len(key) + len(value) + RECORD_OVERHEAD)
+        now_us = self._clock_us()
+        is_near = event_us is not None and now_us - DAY_US <= event_us <= now_us + AHEAD_US
+        return (event_us if event_us is not None and is_near else now_us) // 1000
 
-    def _lane(self, topic: str, key: bytes) -> _Lane:
+    def _lane(self, record: Record) -> _Lane:
+        topic, key = record.topic, record.key
         lane = self._lane_of.get((topic, key))
         if lane is None:
             partitions = self._partitions[topic]
@@ -310,8 +363,11 @@ class Sink:
             self._lane_of[topic, key] = lane
         return lane
 
-    def _take(self, lane: _Lane, record: _Record) -> None:
+    def _take(self, lane: _Lane, record: Record) -> None:
         self._taken += 1
+        self._queue(lane, record)
+
+    def _queue(self, lane: _Lane, record: Record) -> None:
         self._unacked += 1
         self._unacked_bytes += record.size
         lane.append(record)
@@ -326,20 +382,80 @@ class Sink:
         self._settled.clear()
         await self._settled.wait()
 
-    def _settle(self, records: list[_Record]) -> None:
+    def _settle(self, records: list[Record]) -> None:
         self._unacked -= len(records)
         self._unacked_bytes -= sum(record.size for record in records)
+        if self._spill is not None:
+            for record in records:
+                if record.segment:
+                    self._spill.done(record.segment)
         self._settled.set()
+
+    # While Kafka is away.
+
+    @property
+    def _is_away(self) -> bool:
+        return self._unanswered_s() >= AWAY_S
+
+    def _unanswered_s(self) -> float:
+        """Return for how long the oldest batch on its way has had no answer."""
+        now = time.monotonic()
+        return now - min((lane.sent_at for lane in self._lanes.values() if lane.sent_at), default=now)
+
+    def _start_spilling(self, spill: Spill) -> None:
+        """Let all that comes go to disk, and write there too what is only in memory."""
+        if not self.spilling:
+            for lane in self._lanes.values():
+                lane.keep_on(spill)
+            self._spilling.set()
+            log.warning(
+                "Records go to disk",
+                from_memory=sum(lane.waiting - lane.unkept for lane in self._lanes.values()),
+                room_bytes=spill.cap_bytes - spill.bytes,
+            )
+        self._settled.set()  # who waits for room need not
+
+    def _put_on_disk(self, spill: Spill, lane: _Lane, record: Record) -> None:
+        if not (spill.has_unread or self._handing_over or self._is_full(record.size)):
+            # The lane may have it at once; and a disk that is full is no reason to drop it.
+            self._take(lane, record._replace(segment=spill.back_up(record)))
+        elif spill.append(record):
+            self._taken += 1
+
+    async def _drain(self, spill: Spill) -> None:
+        """Move records from disk into the lanes, oldest first, as there is room."""
+        while True:
+            await self._spilling.wait()
+            records = spill.read()
+            self._handing_over = True
+            for record in records:
+                if record.topic not in self._partitions:
+                    spill.drop(record, f"{record.topic} is not one of our topics")
+                    continue
+                while self._is_full(record.size):
+                    await self._change()
+                # It may have lain there for days: see `_timestamp_ms`.
+                time_ms = self._timestamp_ms(record.timestamp_ms * 1000)
+                self._queue(self._lane(record), record._replace(timestamp_ms=time_ms))
+            self._handing_over = False
+            if records:
+                await asyncio.sleep(0)
+            elif self._is_away:
+                await asyncio.sleep(DRAIN_S)
+            else:
+                self._spilling.clear()
+                self._settled.set()
+                log.info("All records from disk are on their way", dropped=spill.dropped)
 
     # What lanes tell.
 
-    def acknowledged(self, records: list[_Record]) -> None:
+    def acknowledged(self, records: list[Record]) -> None:
         """Forget records that Kafka has."""
         self._acked += len(records)
         self._acked_bytes += sum(len(record.value) for record in records)
         self._settle(records)
 
-    def refused_for_good(self, topic: str, record: _Record, error: Exception) -> None:
+    def refused_for_good(self, topic: str, record: Record, error: Exception) -> None:
         """Make a dead letter of a record that Kafka will never take."""
         self._undeliverable += 1
         log.error(
@@ -354,11 +470,9 @@ class Sink:
             source = f"{topic} {record.key.decode()}"
             letter = dead_letter_json(record.value, source, words_of(error), now_us)
             self._dead_letters += 1
+            dead = self._record(DEAD_LETTERS, source.encode(), letter, b"dead-letter/1", now_us, None)
             # Not through the door: it may be shut until this very lane makes room.
-            self._take(
-                self._lane(DEAD_LETTERS, source.encode()),
-                self._record(source.encode(), letter, b"dead-letter/1", now_us, None),
-            )
+            self._take(self._lane(dead), dead)
         self._settle([record])
 
     async def failed(self, producer: AIOKafkaProducer, records: int) -> None:
@@ -423,19 +537,26 @@ class Sink:
         away_since = warned = 0.0
         while True:
             await asyncio.sleep(AWAY_S / 5)
-            now = time.monotonic()
-            oldest = min((lane.sent_at for lane in self._lanes.values() if lane.sent_at), default=now)
-            if now - oldest < AWAY_S:
+            if self._spill is not None:
+                self._spill.tell_dropped()
+            unanswered_s = self._unanswered_s()
+            if unanswered_s < AWAY_S:
                 if away_since:
-                    log.info("Kafka takes records again", away_s=round(now - away_since, 1))
+                    away_s = round(time.monotonic() - away_since, 1)
+                    log.info("Kafka takes records again", away_s=away_s)
                 away_since = warned = 0.0
-            elif now - warned > AWAY_AGAIN_S:
-                away_since, warned = oldest, now
+                continue
+            if self._spill is not None and not self.spilling:
+                self._start_spilling(self._spill)
+            now = time.monotonic()
+            if now - warned > AWAY_AGAIN_S:
+                away_since, warned = now - unanswered_s, now
                 log.warning(
                     "Kafka does not take records, they are kept",
-                    away_s=round(now - oldest, 1),
+                    away_s=round(unanswered_s, 1),
                     waiting=self._unacked,
                     room=self._max_unacked - self._unacked,
+                    spill_bytes=self._spill.bytes if self._spill else 0,
                     bootstrap=self.bootstrap,
                 )
 
@@ -447,7 +568,7 @@ class _Lane:
         self._sink = sink
         self._topic = topic
         self._partition = partition
-        self._waiting: deque[_Record] = deque()
+        self._waiting: deque[Record] = deque()
         self._bytes = 0
         self._one_by_one = 0  # so many records to send alone, to find the one that Kafka refuses
         self._wake = asyncio.Event()
@@ -455,10 +576,26 @@ class _Lane:
         """Monotonic seconds, when the batch on the way was first sent."""
         self.task = asyncio.create_task(self._run(), name=f"sink-{topic}-{partition}")
 
-    def append(self, record: _Record) -> None:
+    def append(self, record: Record) -> None:
         self._waiting.append(record)
         self._bytes += record.size
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def unkept(self) -> int:
+        """How many records are nowhere but in memory."""
+        return sum(record.segment is None for record in self._waiting)
+
+    def keep_on(self, spill: Spill) -> None:
+        """Write to disk what is only in memory; what does not fit stays as it is."""
+        self._waiting = deque(
+            record if record.segment else record._replace(segment=spill.back_up(record))
+            for record in self._waiting
+        )
 
     async def _run(self) -> None:
         failures = 0
@@ -516,7 +653,7 @@ class _Lane:
         batch.close()
         return batch, count
 
-    def _pop(self, count: int) -> list[_Record]:
+    def _pop(self, count: int) -> list[Record]:
         records = [self._waiting.popleft() for _ in range(count)]
         self._bytes -= sum(record.size for record in records)
         return records

@@ -30,6 +30,7 @@ WRONG: dict[str, list[str]] = {
     "keyframe_s": ["0.9", "3601"],
     "book_levels": ["0", "1001"],
     "connection_products": ["0", "1001"],
+    "spill_mb": ["-1", "1000001", "x"],
     "batch_records": ["0", "100001"],
     "commit_s": ["0.04", "61", "nan"],
     "keep_1m_days": ["-1", "0.5", "nan", "36501"],

@@ -9,8 +9,11 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 import pytest_asyncio
@@ -25,10 +28,12 @@ from candlewick.kafka.broker import EmbeddedBroker
 from models.book import BookKeyframe, BookLost, BookSnapshot, read_book
 from models.errors import TopicError
 from models.trade import Heartbeat, Trade, read_trade
+from producers import sink as sinking
 from producers.exchanges.coinbase import Codec
 from producers.feed import FeedRefused
 from producers.produce import produce
 from producers.sink import Sink
+from producers.spill import Record, Spill
 from producers.topic import BrokerUnavailable, TopicSpec, ensure_topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="module")]
@@ -399,6 +404,267 @@ async def test_closing_without_kafka_keeps_its_deadline_and_counts_what_is_lost(
         await broker.start()
 
 
+SYMBOLS = [f"S{number}-USD" for number in range(8)]
+SPILL_BYTES = 1 << 30
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Two seconds without an answer are enough."""
+    monkeypatch.setattr(sinking, "AWAY_S", 2.0)
+
+
+@contextlib.asynccontextmanager
+async def away(broker, how):
+    """Take Kafka away for a while: it hangs, or is killed."""
+    if how == "hangs":
+        os.kill(broker.pid, signal.SIGSTOP)
+    else:
+        os.kill(broker.pid, signal.SIGKILL)
+        await broker.stop()
+    try:
+        yield
+    finally:
+        if how == "hangs":
+            os.kill(broker.pid, signal.SIGCONT)
+        else:
+            await broker.start()
+
+
+async def put_all(sink, numbers):
+    for number in numbers:
+        for symbol in SYMBOLS:
+            await sink.put(trade(number, symbol))
+        if number % 50 == 0:
+            await asyncio.sleep(0)
+
+
+def ids_of(records, symbol):
+    return [read_trade(r.value).trade_id for r in records if r.key == f"coinbase:{symbol}".encode()]
+
+
+@pytest.mark.parametrize("how", ["hangs", "killed"])
+async def test_with_a_spill_put_goes_on_while_kafka_is_away_and_all_arrives_in_order(
+    broker, marks, tmp_path, how
+):
+    spill = Spill(tmp_path, SPILL_BYTES)
+    async with Sink(broker.bootstrap, max_unacked=400, request_timeout_s=2, spill=spill) as sink:
+        await put_all(sink, range(10))
+        await sink.flush()
+        assert (sink.spilling, sink.stats.spill_bytes) == (False, 0)
+        async with away(broker, how):
+            await asyncio.wait_for(put_all(sink, range(10, 2500)), PATIENCE_S)
+            assert sink.spilling
+            assert sink.stats.waiting <= 400
+            assert sink.stats.spilled == 2490 * 8
+            # More comes from disk only as there is room.
+            await until(lambda: sink.stats.waiting == 400)
+            await asyncio.sleep(1)
+            assert sink.stats.waiting == 400
+            assert (
+                sink.stats.spill_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) > 3_000_000
+            )
+        writing = asyncio.create_task(put_all(sink, range(2500, 2600)))  # behind what is on disk
+        most = 0
+        while sink.spilling:
+            most = max(most, sink.stats.waiting)
+            await asyncio.sleep(0)
+        assert most <= 400
+        await asyncio.wait_for(writing, PATIENCE_S)
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        assert sink.stats.taken == 2600 * 8
+        assert sink.stats.dropped == 0
+    assert list(tmp_path.iterdir()) == []
+    records = await marks.records("trades")
+    for symbol in SYMBOLS:
+        assert list(dict.fromkeys(ids_of(records, symbol))) == list(range(2600))
+    one = next(r for r in records if read_trade(r.value).trade_id == 2000)
+    assert dict(one.headers)["schema"] == b"trade/1"
+    assert one.timestamp == read_trade(one.value).event_time_us // 1000
+
+
+PRODUCER = """
+import asyncio, sys, time
+from decimal import Decimal
+from pathlib import Path
+from models.trade import Trade
+from producers.sink import Sink
+from producers.spill import Record, Spill
+
+async def main(bootstrap, folder, symbols):
+    now_us = time.time_ns() // 1000
+    async with Sink(bootstrap, max_unacked=400, spill=Spill(Path(folder), 1 << 30)) as sink:
+        for number in range(2510):
+            for symbol in symbols.split(","):
+                await sink.put(Trade("coinbase", symbol, number, Decimal(1), Decimal(1), "buy", now_us, now_us))
+            if number == 9:
+                await sink.flush()
+                print("ready", flush=True)
+                sys.stdin.readline()
+            await asyncio.sleep(0)
+        print("all put", sink.stats.waiting, flush=True)
+        await asyncio.sleep(1000)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_producer_that_is_killed_while_kafka_is_away_loses_nothing(broker, marks, tmp_path):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PRODUCER, broker.bootstrap, str(tmp_path), ",".join(SYMBOLS),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+
+        async def said():
+            line = await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+            while line.startswith(b"20"):  # the log
+                line = await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+            return line.decode().split()
+
+        assert await said() == ["ready"]
+        async with away(broker, "killed"):
+            process.stdin.write(b"\n")
+            *words, waiting = await said()
+            assert words == ["all", "put"]
+            assert int(waiting) <= 400
+            process.kill()
+            await process.wait()
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 3_000_000
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        assert sink.spilling
+        await put_all(sink, range(2510, 2520))  # not before what was left
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    assert list(tmp_path.iterdir()) == []
+    records = await marks.records("trades")
+    for symbol in SYMBOLS:
+        assert list(dict.fromkeys(ids_of(records, symbol))) == list(range(2520))
+
+
+async def test_nobody_slips_in_before_what_comes_from_disk(broker, marks, tmp_path):
+    spill = Spill(tmp_path, SPILL_BYTES)
+    for number in range(20):
+        spill.append(Record("trades", b"coinbase:BTC-USD", trade(number).to_json(), now_us() // 1000, []))
+    spill.close()
+    async with Sink(broker.bootstrap, max_unacked=5, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        real, late = sink.acknowledged, []
+
+        def acknowledged(records):
+            if not late:  # runs after there is room, and before what was read from disk has it
+                late.append(asyncio.create_task(sink.put(trade(20))))
+            real(records)
+
+        sink.acknowledged = acknowledged
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        await late[0]
+    assert ids_of(await marks.records("trades"), "BTC-USD") == list(range(21))
+
+
+async def test_at_the_cap_what_is_dropped_is_counted_to_the_record(broker, marks, tmp_path, impatient):
+    sink = Sink(broker.bootstrap, max_unacked=400, spill=Spill(tmp_path, 300_000))
+    diskless = Sink(broker.bootstrap, max_unacked=400, spill=Spill(tmp_path / "full", 0))
+    await sink.open()
+    await diskless.open()
+    async with away(broker, "killed"):
+        await diskless.put(trade(0))
+        await until(lambda: diskless.spilling)
+        for number in range(1, 500):
+            await diskless.put(trade(number))
+        assert diskless.stats.dropped == 100  # memory is used all the same
+        await asyncio.wait_for(put_all(sink, range(1000)), PATIENCE_S)
+        dropped = sink.stats.dropped
+        assert 5000 < dropped < 8000
+        assert sink.stats.spill_bytes <= 300_000
+        assert sink.stats.taken == 8000 - dropped
+    await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    assert sink.stats.dropped == dropped
+    await put_all(sink, range(1000, 1010))  # there is room again
+    assert await sink.close(PATIENCE_S) == dropped
+    assert await diskless.close(PATIENCE_S) == 100
+    records = await marks.records("trades")
+    assert list(dict.fromkeys(ids_of(records, "BTC-USD"))) == list(range(400))
+    there = {symbol: list(dict.fromkeys(ids_of(records, symbol))) for symbol in SYMBOLS}
+    assert sum(map(len, there.values())) == 8080 - dropped
+    for ids in there.values():
+        assert ids == sorted(ids)
+        assert ids[-10:] == list(range(1000, 1010))
+
+
+async def test_closing_without_kafka_leaves_on_disk_what_memory_has(broker, marks, tmp_path):
+    sink = Sink(broker.bootstrap, max_unacked=30, spill=Spill(tmp_path, SPILL_BYTES))
+    await sink.open()
+    await sink.put(trade(0))
+    await sink.flush()
+    async with away(broker, "killed"):
+        for number in range(1, 31):
+            await sink.put(trade(number))
+        waiting = [asyncio.create_task(sink.put(trade(number))) for number in (31, 32)]
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        assert await sink.close(0.5) == 0
+        assert time.monotonic() - started < 3
+        await asyncio.gather(*waiting)
+        with pytest.raises(RuntimeError, match="closed"):
+            await sink.put(trade(33))
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    assert ids_of(await marks.records("trades"), "BTC-USD") == list(range(33))
+
+
+async def test_a_word_of_the_moment_never_goes_to_disk(broker, marks, tmp_path, impatient):
+    sink = Sink(broker.bootstrap, topics=("trades", "feeds"), spill=Spill(tmp_path, SPILL_BYTES))
+    await sink.open()
+
+    async def say(what):
+        await sink.write("feeds", "me", what, schema=b"feed/1", received_time_us=now_us(), lasting=False)
+
+    await say(b"before")
+    await sink.flush()
+    async with away(broker, "killed"):
+        await sink.put(trade(1))
+        await until(lambda: sink.spilling)
+        spilled = sink.stats.spilled
+        await say(b"meanwhile")
+        assert sink.stats.spilled == spilled
+        assert await sink.close(0.5) == 0
+    spill = Spill(tmp_path, SPILL_BYTES)
+    async with Sink(broker.bootstrap, topics=("trades", "feeds"), spill=spill) as sink:
+        assert sink.spilling
+        await say(b"after")
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    assert [r.value for r in await marks.records("feeds")] == [b"before", b"after"]
+    assert ids_of(await marks.records("trades"), "BTC-USD") == [1]
+
+
+async def test_what_lay_on_disk_for_days_gets_the_time_of_writing(broker, marks, tmp_path):
+    before = now_us() // 1000
+    spill = Spill(tmp_path, SPILL_BYTES)
+    for time_ms in (before - 3_600_000, before - 3 * 86_400_000):
+        spill.append(Record("trades", b"coinbase:BTC-USD", trade(1).to_json(), time_ms, []))
+    spill.close()
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    hour, days = await marks.records("trades")
+    assert hour.timestamp == before - 3_600_000
+    assert before <= days.timestamp <= now_us() // 1000
+
+
+async def test_a_record_on_disk_whose_topic_is_gone_is_counted_and_holds_up_nothing(broker, marks, tmp_path):
+    spill = Spill(tmp_path, SPILL_BYTES)
+    for topic in ("trades", "gone", "trades"):
+        spill.append(Record(topic, b"coinbase:BTC-USD", trade(1).to_json(), now_us() // 1000, []))
+    spill.close()
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        assert sink.stats.dropped == 1
+    assert len(await marks.records("trades")) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 class Market:
     """An exchange on loopback with one product, that beats and trades."""
 
@@ -406,9 +672,13 @@ class Market:
         self.trades = 0
         self.refuse = False
         self.cross = False
+        self.busy = False
+        self.updates = 0
 
     async def __call__(self, socket):
         with contextlib.suppress(Exception):
+            if self.busy:
+                await self.trade_on(socket)
             async for text in socket:
                 request = json.loads(text)
                 if self.refuse:
@@ -438,6 +708,21 @@ class Market:
                                 }
                             )
                         )
+
+    async def trade_on(self, socket):
+        """Trade and move the book for ever; the size of the bid counts the moves."""
+        await socket.recv()
+        names = [{"name": name, "product_ids": ["BTC-USD"]} for name in ("matches", "level2_50")]
+        await socket.send(json.dumps({"type": "subscriptions", "channels": names}))
+        levels = {"bids": [["99", str(self.updates + 1)]], "asks": [["101", "1"]]}
+        await socket.send(json.dumps({"type": "snapshot", "product_id": "BTC-USD", **levels}))
+        self.updates += 1
+        while True:
+            await self.trade(socket)
+            self.updates += 1
+            moved = {"changes": [["buy", "99", str(self.updates)]], "time": stamp()}
+            await socket.send(json.dumps({"type": "l2update", "product_id": "BTC-USD", **moved}))
+            await asyncio.sleep(0.01)
 
     async def trade(self, socket):
         self.trades += 1
@@ -563,3 +848,74 @@ async def test_a_cancelled_producer_ends_in_order_too(broker, marks):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert (await feeds(marks))[-1]["state"] == "stopped"
+
+
+def follow(books):
+    """Read a book as any reader does; return how it was lost, and whether each move since was seen."""
+    causes, count = [], None
+    for record in books:
+        if isinstance(record, BookLost):
+            causes.append(record.cause)
+            count = None
+        elif isinstance(record, BookSnapshot | BookKeyframe):
+            assert count in (None, int(record.bids[0][1]))
+            count = int(record.bids[0][1])
+        elif count is not None:
+            assert int(record.bids[0][1]) in range(count + 2), "a move was missed, and nobody said so"
+            count = max(count, int(record.bids[0][1]))
+    return causes, count
+
+
+@pytest.mark.timeout(400)
+async def test_a_producer_goes_on_without_kafka_and_over_its_own_end(broker, marks, tmp_path, impatient):
+    async def books():
+        return [read_book(r.value) for r in await marks.records("books")]
+
+    async def trade_ids():
+        return ids_of(await marks.records("trades"), "BTC-USD")
+
+    async def is_back():
+        _, count = follow(await books())
+        return count is not None and count > back_at
+
+    async with market() as exchange:
+        exchange.busy = True
+        stop = asyncio.Event()
+        # No keyframe is due: what comes, comes because the book was held back.
+        options = {"spill_folder": tmp_path, "max_unacked": 100, "keyframe_s": 3000}
+        task = producing(broker, exchange, stop, **options)
+        await first(trade_ids)
+        async with away(broker, "killed"):
+            await until(lambda: list(tmp_path.glob("*.spill")))
+            count = exchange.trades
+            await until(lambda: exchange.trades > count + 300)
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 300 * 100
+        back_at = exchange.updates
+        await first(is_back)
+
+        async def told():
+            return [status for status in await feeds(marks) if status["spilled"] > 300]
+
+        assert (await first(told))[-1]["dropped"] == 0
+        lost = next(record for record in await books() if isinstance(record, BookLost))
+        assert (lost.cause, lost.event_time_us) == ("kafka away", None)
+        assert lost.received_time_us < now_us() - 2_000_000  # when the first record was held back
+        async with away(broker, "killed"):
+            await until(lambda: list(tmp_path.glob("*.spill")))
+            stop.set()
+            assert await asyncio.wait_for(task, PATIENCE_S) == 0
+        stop = asyncio.Event()
+        last = exchange.trades
+        back_at = exchange.updates
+        task = producing(broker, exchange, stop, **options)
+        await first(is_back)
+        stop.set()
+        assert await asyncio.wait_for(task, PATIENCE_S) == 0
+    ids = list(dict.fromkeys(await trade_ids()))
+    assert ids == sorted(ids)
+    holes = [(before, after) for before, after in pairwise(ids) if after > before + 1]
+    assert len(holes) <= 1  # between the two runs nobody listened
+    assert all(before > last - 100 and after < last + 10 for before, after in holes)
+    causes, _ = follow(await books())
+    assert set(causes) == {"kafka away", "producer stopped"}
+    assert (causes[0], causes[-1], causes.count("producer stopped")) == ("kafka away", "producer stopped", 2)

@@ -210,3 +210,17 @@ def test_a_heartbeat_that_steps_back_in_time_does_not_go_in():
     quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 7))
     assert quiet.let_through(heartbeat(20, last_trade_id=7)) == []
+
+
+def test_a_keyframe_can_be_had_before_it_is_due_and_an_overdue_one_counts_as_written():
+    keyframer = Keyframer(INTERVAL)
+    key = ("coinbase", "BTC-USD")
+    assert keyframer.keyframe(key, 0) is None
+    keyframer.watch(snapshot(), 0)
+    keyframer.watch(delta(bids=(("98", "3"),)), 1)
+    assert keyframer.keyframe(key, 2).bids == levels(("99", "1"), ("98", "3"))
+    assert list(keyframer.due(INTERVAL))  # that one put nothing off
+    assert keyframer.keyframe(key, 10 * INTERVAL)
+    assert not list(keyframer.due(10 * INTERVAL))
+    keyframer.watch(lost(), 10 * INTERVAL)
+    assert keyframer.keyframe(key, 10 * INTERVAL) is None
