@@ -122,7 +122,7 @@ def send_window(
 
 def expire(topic: str, rows: PartitionRows[Any, Any], symbol_key: str, expired: Expired) -> None:
     """Delete rows that are not kept any more, and say so in the topic that told of them."""
-    for start_us in rows.expire(symbol_key, expired.window.name, expired.before_us):
+    for start_us in rows.expire(symbol_key, expired):
         send_window(topic, symbol_key, expired.window.name, start_us, None)
 
 

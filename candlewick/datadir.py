@@ -5,6 +5,7 @@
     VERSION        the format of what is here
     kafka/         topics          tables/   RocksDB, by partition
     logs/          one a process   market.json   when the simulated market began
+    spill/         what a producer keeps while Kafka is away
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from models.errors import ConfigError, StateError
 
-VERSION = "1"
+VERSION = "2"
 LOG_LIMIT = 20 << 20
 """Bytes after which a log is set aside when its process starts."""
 

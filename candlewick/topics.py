@@ -8,13 +8,12 @@ same partition count.
 from __future__ import annotations
 
 from candlewick.config import Settings
-from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES, TopicSpec
+from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, GAPS, TRADES, TopicSpec
 
 __all__ = ["BOOKS", "BOOK_STATS", "CANDLES", "DEAD_LETTERS", "FEEDS", "GAPS", "TRADES", "changelog", "specs"]
 
 CANDLES = "candles"
 BOOK_STATS = "book-stats"
-GAPS = "gaps"
 
 LARGEST_RECORD = 64 << 20
 """Bytes; a whole BTC-USD book is over 5 MB of JSON."""

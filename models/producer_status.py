@@ -31,3 +31,9 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     """Records that went to the producer's disk because Kafka was away."""
     dropped: int = 0
     """Records that are lost, because the disk took no more of them."""
+    open_gaps: int = 0
+    """Gaps in the trades of these products that are not repaired yet."""
+    unavailable_gaps: int = 0
+    """Of these, those of which the exchange does not have every trade."""
+    repaired_trades: int = 0
+    """Trades that were missing, and fetched over REST."""

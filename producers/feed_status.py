@@ -34,7 +34,7 @@ class FeedSettings(msgspec.Struct, frozen=True):
     """At most one resubscribe of a symbol's book in this time."""
     backoff_first_s: float = 0.5
     backoff_most_s: float = 30.0
-    healthy_s: float = 60.0
+    healthy_s: float = 5.0
     """A connection that was subscribed for so long starts over with the shortest wait."""
     tick_s: float = 0.25
 

@@ -3,8 +3,9 @@
 ::
 
     Feed ──> Pipeline: Keyframer, Quiet ──> Sink ──> Kafka
-                          │ a crossed book
-      <───────────────────┘
+                │         │ a crossed book             │ gaps
+      <─────────┼─────────┘                            │
+                └────────── missing trades ──────── Repairer
 
 While Kafka is away, trades go to disk (see `producers.sink`), and books do not: they are most of the
 volume, and need not be asked for again, since the keyframer holds each. When the log has caught up,
@@ -35,6 +36,7 @@ from producers.feed import Feed, FeedEvent
 from producers.feed_status import FeedSettings
 from producers.keyframes import Key, Keyframer
 from producers.quiet import Quiet
+from producers.repair import Repairer
 from producers.sink import Sink
 from producers.spill import Spill
 from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES
@@ -167,12 +169,18 @@ async def produce(
         codec_factory, url, products, pipeline.deliver, sink.dead_letter, feed_settings, clock_us=clock_us
     )
     pipeline.feed = feed
-    reporter = _Reporter(feed, sink, producer_id, products, clock_us)
+    codec = codec_factory()
+    repairer = Repairer(
+        bootstrap, codec, codec.rest_url(url), products, pipeline.deliver, sink.dead_letter,
+        clock_us=clock_us, security=security,
+    )  # fmt: skip
+    reporter = _Reporter(feed, sink, repairer, producer_id, products, clock_us)
 
     await sink.open()
     tasks = {
         asyncio.create_task(feed.run(), name="feed"),
         asyncio.create_task(pipeline.write_keyframes(), name="keyframes"),
+        asyncio.create_task(repairer.run(), name="repair"),
         asyncio.create_task(reporter.run(), name="status"),
     }
     stopping = asyncio.create_task((stop or asyncio.Event()).wait(), name="stop")
@@ -216,17 +224,24 @@ class _Reporter:
     """Says in the topic ``feeds`` how the producer is: when that changes, and every 10 s."""
 
     def __init__(
-        self, feed: Feed, sink: Sink, producer_id: str, products: tuple[str, ...], clock_us: Callable[[], int]
+        self,
+        feed: Feed,
+        sink: Sink,
+        repairer: Repairer,
+        producer_id: str,
+        products: tuple[str, ...],
+        clock_us: Callable[[], int],
     ) -> None:
         self._feed = feed
         self._sink = sink
+        self._repairer = repairer
         self._producer_id = producer_id
         self._products = products
         self._clock_us = clock_us
         self.error: str | None = None
 
     def status(self, state: Literal["stopped"] | None = None) -> ProducerStatus:
-        feed, stats = self._feed.status, self._sink.stats
+        feed, stats, repairs = self._feed.status, self._sink.stats, self._repairer.status
         return ProducerStatus(
             exchange=feed.exchange,
             producer=self._producer_id,
@@ -243,6 +258,9 @@ class _Reporter:
             updated_us=self._clock_us(),
             spilled=stats.spilled,
             dropped=stats.dropped,
+            open_gaps=repairs.open,
+            unavailable_gaps=repairs.unavailable,
+            repaired_trades=repairs.fetched_trades,
         )
 
     async def report(self, state: Literal["stopped"] | None = None) -> None:

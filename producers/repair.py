@@ -38,10 +38,10 @@ from models.trade import UNREADABLE, Trade
 from producers.codec import Codec
 from producers.feed import LOOPBACK, DeadLetter
 from producers.feed_status import backoff_s
+from producers.topic import GAPS
 
 log = structlog.get_logger(__name__)
 
-GAPS = "gaps"
 STOP_S = 0.5
 """What closing the consumer may take: with Kafka away it can hang."""
 MOST_TOLD = 5

@@ -19,6 +19,7 @@ TRADES = "trades"
 BOOKS = "books"
 DEAD_LETTERS = "dead-letters"
 FEEDS = "feeds"
+GAPS = "gaps"
 
 
 class BrokerUnavailable(CandlewickError):

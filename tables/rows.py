@@ -15,13 +15,14 @@ seconds since 1970, ten digits, so that RocksDB keeps a symbol's rows in the ord
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import rocksdict
 from faust.tables.table import Table
 from faust.types import TP
+
+from models.window import Expired
+from tables.store import RowStore
 
 State = TypeVar("State", bound=msgspec.Struct)
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -31,9 +32,6 @@ CACHED = 1000
 
 KEYS_KEPT = 16
 """Keys that a symbol keeps written out."""
-
-ROCKSDB = {"block_cache_size": 8 << 20, "write_buffer_size": 4 << 20, "max_write_buffer_number": 2}
-"""For each partition. Faust's own are 2 GiB, 64 MiB and 3."""
 
 
 def state_key(symbol_key: str) -> bytes:
@@ -95,9 +93,10 @@ class PartitionRows(Generic[State, Row]):
         self._cache[key] = value
         self._dirty.add(key)
 
-    def expire(self, symbol_key: str, window: str, before_us: int) -> list[int]:
-        """Delete a window's rows that start before; return their starts. Reads only those."""
-        first, end = row_key(symbol_key, window, 0), row_key(symbol_key, window, before_us)
+    def expire(self, symbol_key: str, expired: Expired) -> list[int]:
+        """Delete the rows that are not kept any more; return their starts. Reads only those."""
+        name = expired.window.name
+        first, end = row_key(symbol_key, name, expired.from_us), row_key(symbol_key, name, expired.before_us)
         keys = {key for key in (*self._cache, *self._writing) if first <= key < end}
         keys.update(self._table.stored_keys(self.partition, first, end))
         there = sorted(key for key in keys if self.get(key) is not None)
@@ -187,9 +186,7 @@ class RowTable(Table, Generic[State, Row]):
     """A Faust table of bytes, read and written through `PartitionRows`."""
 
     def __init__(self, app: Any, name: str, state: type[State], row: type[Row], partitions: int) -> None:
-        super().__init__(
-            app, name=name, key_type=bytes, value_type=bytes, partitions=partitions, options=dict(ROCKSDB)
-        )
+        super().__init__(app, name=name, key_type=bytes, value_type=bytes, partitions=partitions)
         self._decode_state = msgspec.json.Decoder(state).decode
         self._decode_row = msgspec.json.Decoder(row).decode
         self._partitions: dict[int, PartitionRows[State, Row]] = {}
@@ -232,15 +229,18 @@ class RowTable(Table, Generic[State, Row]):
                 self.rows(partition).rewrite(keys)
         self._stale.clear()
 
+    def _new_store(self) -> RowStore:
+        return RowStore("rocksdb://", self.app, self, table_name=self.name, loop=self.loop)
+
     def stored(self, partition: int, key: bytes) -> bytes | None:
         """Read a row from RocksDB."""
-        value: bytes | None = self.data._db_for_partition(partition).get(key)
+        value: bytes | None = self.data.read(partition, key)
         return value
 
     def stored_keys(self, partition: int, first: bytes, end: bytes) -> list[bytes]:
         """List the keys from ``first`` to before ``end``, in order."""
-        keys = self.data._db_for_partition(partition).keys(from_key=first)
-        return list(takewhile(lambda key: key < end, keys))
+        keys: list[bytes] = self.data.keys_between(partition, first, end)
+        return keys
 
     def store(self, partition: int, rows: Mapping[bytes, bytes | None], first_offset: int) -> None:
         """Write rows to RocksDB that the changelog has, from ``first_offset`` on."""
@@ -251,7 +251,7 @@ class RowTable(Table, Generic[State, Row]):
         # Where another worker's rows lie between ours, RocksDB must not say that it is beyond them
         # before ours are written again.
         last = None if partition in self._foreign else first_offset + len(rows) - 1
-        self._write(partition, rows, last)
+        self.data.write(partition, rows, last)
 
     def foreign(self) -> dict[TP, tuple[int, int]]:
         """Return, and forget, the changelog offsets ``[from, to)`` that another worker wrote among ours."""
@@ -282,19 +282,7 @@ class RowTable(Table, Generic[State, Row]):
             else:
                 self._stale.setdefault(partition, set()).add(key)
         for partition, rows in restored.items():
-            self._write(partition, rows, last[partition])
-
-    def _write(self, partition: int, rows: Mapping[bytes, bytes | None], last_offset: int | None) -> None:
-        """Write rows and the changelog offset that they reach to, all or nothing."""
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in rows.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        if last_offset is not None:
-            batch.put(self.data.offset_key, str(last_offset).encode())
-        self.data._db_for_partition(partition).write(batch)
+            self.data.write(partition, rows, last[partition])
 
 
 def offset_in(row: bytes) -> int:

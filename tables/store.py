@@ -73,8 +73,8 @@ class RowStore(rocksdb.Store):
             raise self._failed(partition, error) from error
         return value
 
-    def keys_with(self, partition: int, prefix: bytes) -> list[bytes]:
-        """List the keys with a prefix, in order.
+    def keys_between(self, partition: int, first: bytes, end: bytes) -> list[bytes]:
+        """List the keys from ``first`` to before ``end``, in order.
 
         Raises:
             StateError: they cannot be read; the worker ends.
@@ -83,8 +83,8 @@ class RowStore(rocksdb.Store):
         try:
             # `keys()` would end at a damaged block as if there were no more keys.
             rows = self._db_for_partition(partition).iter()
-            rows.seek(prefix)
-            while rows.valid() and (key := rows.key()).startswith(prefix):
+            rows.seek(first)
+            while rows.valid() and (key := rows.key()) < end:
                 keys.append(key)
                 rows.next()
             rows.status()

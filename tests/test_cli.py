@@ -64,7 +64,7 @@ def test_a_data_directory_of_another_version_is_refused(refused, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "VERSION").write_text("99\n")
     said = refused("up", "--data-dir", "old")
-    assert "holds format '99', this program writes 1: use another --data-dir" in said
+    assert "holds format '99', this program writes 2: use another --data-dir" in said
 
 
 def test_a_data_directory_that_is_a_file_is_refused(refused, tmp_path):

@@ -9,35 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from rig import free_port, get, until
-
-from candlewick import config, topics
-from models.trade import Trade
-from producers.sink import Sink
-from producers.topic import ensure_topics
+from rig import free_port, get, send, trades, until
 
 pytestmark = pytest.mark.broker
 
 SYMBOLS = [f"D{letter}-USD" for letter in "ABCDEFGHIJKL"]
-START_US = 1_790_000_040_000_000
-
-
-def trades(symbol: str, first: int, count: int) -> list[Trade]:
-    return [
-        Trade(
-            "coinbase", symbol, trade_id, Decimal(100 + trade_id % 7), Decimal("0.00000003") * (trade_id % 5 + 1),
-            "buy" if trade_id % 2 else "sell", START_US + trade_id * 10_000, START_US + trade_id * 10_000,
-        )
-        for trade_id in range(first, first + count)
-    ]  # fmt: skip
-
-
-async def send(kafka: str, events: list[Trade]) -> None:
-    await ensure_topics(kafka, topics.specs(config.load({})))
-    async with Sink(kafka) as sink:
-        for event in events:
-            await sink.put(event)
-        await sink.flush()
 
 
 def damage(database: Path, number: int) -> None:

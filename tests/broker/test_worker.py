@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import aiokafka
 import pytest
-from rig import Worker, get, send, trades, until
+from rig import Worker, free_port, get, send, trades, until
 
 from candlewick import config, topics
 from models.trade import Trade

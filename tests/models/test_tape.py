@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import msgspec
@@ -70,7 +70,7 @@ def fold(tape: Tape, records: Iterable[tuple[int, Event]]) -> list[Change]:
     for change in changes:
         if isinstance(change, Expired):
             for name, start_us in list(tape.rows):
-                if name == change.window.name and start_us < change.before_us:
+                if name == change.window.name and change.from_us <= start_us < change.before_us:
                     del tape.rows[name, start_us]
     return changes
 
@@ -103,7 +103,7 @@ def sent(changes: Iterable[Change]) -> list[tuple[Any, ...]]:
         if isinstance(change, CandleChange)
         else msgspec.json.encode(change.describe("coinbase", "BTC-USD"))
         if isinstance(change, GapChange)
-        else (change.window.name, change.before_us)
+        else (change.window.name, change.from_us, change.before_us)
         for change in changes
     ]
 
@@ -328,9 +328,10 @@ class Expected:
     def expire(self, name: str, size_us: int) -> None:
         last = max(start_us for each, start_us in self.closed if each == name)
         before = (last - self.keep_us[name]) // size_us * size_us
-        if before > self.kept_from.get(name, 0):
+        kept_from = self.kept_from.get(name, 0)
+        if before > kept_from:
             self.kept_from[name] = before
-            self.changes.append(("expired", name, before))
+            self.changes.append(("expired", name, kept_from, before))
             for key in [key for key in self.trades if key[0] == name and key[1] < before]:
                 for kept in (self.trades, self.closed, self.revision, self.late, self.offset):
                     kept.pop(key)  # type: ignore[attr-defined]
@@ -367,7 +368,7 @@ def assert_told(changes: list[Change], expected: Expected) -> None:
         elif isinstance(change, GapChange):
             assert [kind, msgspec.to_builtins(change.describe("coinbase", "BTC-USD"))] == ["gap", *facts]
         else:
-            assert [kind, change.window.name, change.before_us] == ["expired", *facts]
+            assert [kind, change.window.name, change.from_us, change.before_us] == ["expired", *facts]
 
 
 def assert_figures(tape: Tape, expected: Expected) -> None:
@@ -677,6 +678,21 @@ def test_a_torn_copy_whose_row_missed_its_close_is_closed_again() -> None:
     tape.fold(log)
     row = tape.rows["1m", MIDNIGHT]
     assert (row.closed, row.complete, row.missing_trades) == (True, False, 1)
+
+
+def test_a_row_that_is_newer_than_the_state_is_not_amended_for_what_it_includes() -> None:
+    log = log_of(
+        trade(1, MIDNIGHT),
+        trade(4, MIDNIGHT + MINUTE),
+        heartbeat(4, MIDNIGHT + 3 * MINUTE),
+        trade(2, MIDNIGHT + 1),
+        trade(3, MIDNIGHT + 2),
+    )
+    (state, _), (_, rows) = (copy_of(folded(log[:point])[0]) for point in (3, 5))
+    tape = restored(state, rows)
+    assert gaps_in(tape.fold(log[3:])) == [(2, 3, "repaired")]
+    assert copy_of(tape) == copy_of(folded(log)[0])
+    assert tape.rows["1m", MIDNIGHT + MINUTE].revision == 1
 
 
 @THOROUGH
@@ -1175,9 +1191,8 @@ def an_hour_by_the_minute() -> tuple[Tape, list[Change]]:
 def test_candles_expire_so_long_before_the_last_closed_one() -> None:
     tape, changes = an_hour_by_the_minute()
     expired = [change for change in changes if isinstance(change, Expired)]
-    assert [(change.window.name, change.before_us) for change in expired] == [
-        ("1m", MIDNIGHT + minute * MINUTE) for minute in range(-10, 50, 5)
-    ]
+    ends = [MIDNIGHT + minute * MINUTE for minute in range(-10, 50, 5)]
+    assert expired == [Expired(BY_NAME["1m"], *stretch) for stretch in pairwise([0, *ends])]
     assert tape.state.kept_from == {"1m": MIDNIGHT + 45 * MINUTE}
     assert sorted(start_us for name, start_us in tape.rows if name == "1m") == [
         MIDNIGHT + minute * MINUTE for minute in (45, 50, 55)
@@ -1196,7 +1211,7 @@ def test_one_record_tells_what_opened_what_closed_what_expired_and_what_was_amen
     opened, closed, expired, amended = tape.fold(log[3:])
     assert gaps_in([opened]) == [(3, 3, "open")]
     assert told([closed]) == [("1m", quarter, 0, 0)]
-    assert expired == Expired(BY_NAME["1m"], quarter - 10 * MINUTE)
+    assert expired == Expired(BY_NAME["1m"], quarter - 11 * MINUTE, quarter - 10 * MINUTE)
     assert told([amended]) == [("1m", quarter - MINUTE, 2, 0)]
 
 

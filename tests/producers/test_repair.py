@@ -208,7 +208,7 @@ async def test_a_young_gap_waits_for_trades_that_only_came_out_of_order(exchange
         assert log.ids == [first + 1]
 
 
-@pytest.mark.parametrize("state", ["repaired", "abandoned"])
+@pytest.mark.parametrize("state", ["repaired", "merged"])
 async def test_a_gap_that_is_settled_meanwhile_is_not_fetched_any_further(state, exchange):
     log, first = Log(), exchange.first
     async with repairing(exchange.rest_url, log, Small) as repairer:

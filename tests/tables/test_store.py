@@ -89,7 +89,7 @@ def content(table: RowTable[TapeState, CandleRow]) -> tuple[int | None, dict[byt
     """Read the offset, and all rows twice: by key, and as a range."""
     offset = table.persisted_offset(CHANGELOG)
     by_key = {key: value for key in KEYS if (value := table.stored(0, key)) is not None}
-    assert table.stored_keys(0, b"row/") == sorted(by_key)
+    assert table.stored_keys(0, b"row/", b"row0") == sorted(by_key)
     return offset, by_key
 
 
@@ -210,7 +210,7 @@ async def test_a_list_of_keys_does_not_end_at_a_damaged_block(copy):
     folder = copy("worker")
     damage_blocks(database(folder))
     with pytest.raises(StateError, match="checksum mismatch"):
-        table_in(folder).stored_keys(0, b"row/")
+        table_in(folder).stored_keys(0, b"row/", b"row0")
 
 
 async def test_rows_that_cannot_be_restored_end_the_worker(copy):
@@ -244,7 +244,7 @@ async def test_damage_in_one_database_makes_all_others_looked_through(copy):
     for partition in range(3):
         assert table.persisted_offset(TP(CHANGELOG.topic, partition)) == 59
     with pytest.raises(StateError, match="checksum mismatch"):
-        table.stored_keys(0, b"row/")
+        table.stored_keys(0, b"row/", b"row0")
     assert [store.marker(path).exists() for path in paths] == [True, True, False]
 
 
