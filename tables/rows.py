@@ -96,7 +96,9 @@ class PartitionRows(Generic[State, Row]):
     def expire(self, symbol_key: str, expired: Expired) -> list[int]:
         """Delete the rows that are not kept any more; return their starts. Reads only those."""
         name = expired.window.name
-        first, end = row_key(symbol_key, name, expired.from_us), row_key(symbol_key, name, expired.before_us)
+        # A little before, too: deletes are written last, and a crash may have lost some.
+        from_us = max(0, expired.from_us - 10 * expired.window.size_us)
+        first, end = row_key(symbol_key, name, from_us), row_key(symbol_key, name, expired.before_us)
         keys = {key for key in (*self._cache, *self._writing) if first <= key < end}
         keys.update(self._table.stored_keys(self.partition, first, end))
         there = sorted(key for key in keys if self.get(key) is not None)
@@ -122,13 +124,15 @@ class PartitionRows(Generic[State, Row]):
     def take(self) -> dict[bytes, bytes | None]:
         """Return what has changed, encoded; from here on it counts as being written.
 
-        Rows come before states: where a write is torn, no state says more than the rows hold.
+        Rows, then states, then deletes: where a write is torn, no state says more than the rows hold, and
+        no row is gone that an older state counts on.
         """
         for symbol_key in list(self.unsettled):
             self.settle(symbol_key)
+        cache = self._cache
         self._writing = {
-            key: None if self._cache[key] is None else msgspec.json.encode(self._cache[key])
-            for key in sorted(self._dirty)
+            key: None if cache[key] is None else msgspec.json.encode(cache[key])
+            for key in sorted(self._dirty, key=lambda key: (cache[key] is None, key))
         }
         self._dirty.clear()
         return self._writing
