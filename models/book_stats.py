@@ -328,10 +328,9 @@ class BookTape:
         """Let go of rows that closed long ago, counted from the last that did."""
         if window.name in self.keep_us:
             before_us = window.start_of(closed_us - self.keep_us[window.name])
-            from_us = self.state.kept_from.get(window.name, 0)
-            if before_us > from_us:
+            if before_us > self.state.kept_from.get(window.name, 0):
                 self.state.kept_from[window.name] = before_us
-                changes.append(Expired(window, from_us, before_us))
+                changes.append(Expired(window, before_us))
 
     def _end_run(self) -> None:
         """Merge the run into the row of each window."""

@@ -7,6 +7,7 @@ gap in the feed plus one: a day of millions of trades takes a few bytes, and say
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -41,6 +42,40 @@ def union(left: Ranges, right: Ranges) -> Ranges:
         spare = len(merged) - MAX_RANGES
         merged[: spare + 1] = [(merged[0][0], merged[spare][1])]
     return tuple(merged)
+
+
+def difference(left: Ranges, right: Ranges) -> Ranges:
+    """Return the ids of ``left`` that are not in ``right``."""
+    kept: list[tuple[int, int]] = []
+    index = 0
+    for low, high in left:
+        while index < len(right) and right[index][1] < low:
+            index += 1
+        other = index  # the last one that reaches in here may reach into the next range as well
+        while other < len(right) and right[other][0] <= high:
+            if right[other][0] > low:
+                kept.append((low, right[other][0] - 1))
+            low = right[other][1] + 1
+            other += 1
+        if low <= high:
+            kept.append((low, high))
+    return tuple(kept)
+
+
+def of(numbers: Iterable[int]) -> Ranges:
+    """Return ids, which rise, as a set."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and number <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return tuple(ranges)
+
+
+def count(ranges: Ranges) -> int:
+    """Count the ids of the set."""
+    return sum(high - low + 1 for low, high in ranges)
 
 
 def missing(ranges: Ranges, low: int, high: int) -> int:

@@ -380,10 +380,9 @@ class Tape:
         """Let go of candles that closed long ago, counted from the last that did."""
         state = self.state
         before_us = window.start_of(state.latest_closed[window.name] - self.keep_us[window.name])
-        from_us = state.kept_from.get(window.name, 0)
-        if before_us > from_us:
+        if before_us > state.kept_from.get(window.name, 0):
             state.kept_from[window.name] = before_us
-            changes.append(Expired(window, from_us, before_us))
+            changes.append(Expired(window, before_us))
 
     def _next_due(self) -> int:
         """Return the watermark at which the next open candle closes."""

@@ -32,10 +32,9 @@ class Window(NamedTuple):
 
 
 class Expired(NamedTuple):
-    """What is kept of windows that start in ``[from_us, before_us)`` is not kept any more."""
+    """What is kept of windows that start before this is not kept any more."""
 
     window: Window
-    from_us: int
     before_us: int
 
 

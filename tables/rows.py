@@ -14,6 +14,7 @@ seconds since 1970, ten digits, so that RocksDB keeps a symbol's rows in the ord
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +22,8 @@ import msgspec
 from faust.tables.table import Table
 from faust.types import TP
 
-from models.window import Expired
+from models.times import LAST_US
+from models.window import Expired, Window
 from tables.store import RowStore
 
 State = TypeVar("State", bound=msgspec.Struct)
@@ -44,6 +46,11 @@ def row_key(symbol_key: str, window: str, start_us: int) -> bytes:
     return f"row/{symbol_key}:{window}:{start_us // 1_000_000:010d}".encode()
 
 
+def start_in(key: bytes) -> int:
+    """Return the start of a window, in microseconds, from where its row is kept."""
+    return int(key.rpartition(b":")[2]) * 1_000_000
+
+
 class PartitionRows(Generic[State, Row]):
     """The rows of one partition: decoded, with what has changed since the last checkpoint."""
 
@@ -54,6 +61,8 @@ class PartitionRows(Generic[State, Row]):
         """A row or a state, or None where it was deleted, or is not there."""
         self._dirty: set[bytes] = set()
         self._writing: dict[bytes, bytes | None] = {}
+        self._oldest: dict[tuple[str, str], int] = {}
+        """By symbol and window, no row starts before this. Known once rows of it have expired."""
         self.unsettled: dict[str, Callable[[], None]] = {}
         """By symbol, how to bring its rows to the last record that was folded."""
 
@@ -94,17 +103,31 @@ class PartitionRows(Generic[State, Row]):
         self._dirty.add(key)
 
     def expire(self, symbol_key: str, expired: Expired) -> list[int]:
-        """Delete the rows that are not kept any more; return their starts. Reads only those."""
-        name = expired.window.name
-        # A little before, too: deletes are written last, and a crash may have lost some.
-        from_us = max(0, expired.from_us - 10 * expired.window.size_us)
-        first, end = row_key(symbol_key, name, from_us), row_key(symbol_key, name, expired.before_us)
-        keys = {key for key in (*self._cache, *self._writing) if first <= key < end}
-        keys.update(self._table.stored_keys(self.partition, first, end))
-        there = sorted(key for key in keys if self.get(key) is not None)
-        for key in there:
-            self.put(key, None)
-        return [int(key.rpartition(b":")[2]) * 1_000_000 for key in there]
+        """Delete the rows that are not kept any more; return their starts. Reads those, and no others."""
+        window, before_us = expired
+        oldest_us = self._oldest.get((symbol_key, window.name))
+        if oldest_us is None:
+            oldest_us = self._oldest_of(symbol_key, window)
+        gone = []
+        for start_us in range(oldest_us, before_us, window.size_us):
+            key = row_key(symbol_key, window.name, start_us)
+            if self.get(key) is not None:
+                self.put(key, None)
+                gone.append(start_us)
+        self._oldest[symbol_key, window.name] = max(oldest_us, before_us)
+        return gone
+
+    def note_start(self, symbol_key: str, window: str, start_us: int) -> None:
+        """Note that there may be a row that is older than the oldest."""
+        if start_us < self._oldest.get((symbol_key, window), start_us):
+            self._oldest[symbol_key, window] = start_us
+
+    def _oldest_of(self, symbol_key: str, window: Window) -> int:
+        """Look for the start of a window's oldest row. No row: far in the future."""
+        first, end = row_key(symbol_key, window.name, 0), row_key(symbol_key, window.name, LAST_US)
+        keys = [key for key in (*self._cache, *self._writing) if first <= key < end]
+        keys += self._table.stored_keys(self.partition, first, end, 1)
+        return window.start_of(min((start_in(key) for key in keys), default=LAST_US))
 
     def rewrite(self, keys: Iterable[bytes]) -> None:
         """Write rows once more, as they are: the changelog may end with older ones."""
@@ -175,6 +198,7 @@ class SymbolRows(MutableMapping[tuple[str, int], Row], Generic[Row]):
 
     def __setitem__(self, key: tuple[str, int], row: Row) -> None:
         self._rows.put(self._key(key), row)
+        self._rows.note_start(self._symbol_key, *key)
 
     def __delitem__(self, key: tuple[str, int]) -> None:
         raise TypeError("rows are not deleted one by one")
@@ -241,9 +265,9 @@ class RowTable(Table, Generic[State, Row]):
         value: bytes | None = self.data.read(partition, key)
         return value
 
-    def stored_keys(self, partition: int, first: bytes, end: bytes) -> list[bytes]:
-        """List the keys from ``first`` to before ``end``, in order."""
-        keys: list[bytes] = self.data.keys_between(partition, first, end)
+    def stored_keys(self, partition: int, first: bytes, end: bytes, most: int = sys.maxsize) -> list[bytes]:
+        """List the keys from ``first`` to before ``end``, in order, ``most`` of them at most."""
+        keys: list[bytes] = self.data.keys_between(partition, first, end, most)
         return keys
 
     def store(self, partition: int, rows: Mapping[bytes, bytes | None], first_offset: int) -> None:

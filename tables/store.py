@@ -73,18 +73,18 @@ class RowStore(rocksdb.Store):
             raise self._failed(partition, error) from error
         return value
 
-    def keys_between(self, partition: int, first: bytes, end: bytes) -> list[bytes]:
-        """List the keys from ``first`` to before ``end``, in order.
+    def keys_between(self, partition: int, first: bytes, end: bytes, most: int) -> list[bytes]:
+        """List the keys from ``first`` to before ``end``, in order, ``most`` of them at most.
 
         Raises:
             StateError: they cannot be read; the worker ends.
         """
-        keys = []
+        keys: list[bytes] = []
         try:
             # `keys()` would end at a damaged block as if there were no more keys.
             rows = self._db_for_partition(partition).iter()
             rows.seek(first)
-            while rows.valid() and (key := rows.key()) < end:
+            while len(keys) < most and rows.valid() and (key := rows.key()) < end:
                 keys.append(key)
                 rows.next()
             rows.status()

@@ -45,6 +45,20 @@ def test_ids_added_one_by_one_give_the_same_set_forwards_and_backwards(numbers: 
 
 
 @QUICK
+@given(small_sets, small_sets)
+def test_difference_is_what_only_the_first_set_holds(left: frozenset[int], right: frozenset[int]) -> None:
+    assert ids.difference(ranges_of(left), ranges_of(right)) == ranges_of(left - right)
+
+
+@QUICK
+@given(st.lists(st.integers(0, 40), max_size=40).map(sorted))
+def test_rising_ids_become_the_set_of_them(numbers: list[int]) -> None:
+    ranges = ids.of(numbers)
+    assert ranges == ranges_of(set(numbers))
+    assert ids.count(ranges) == len(set(numbers))
+
+
+@QUICK
 @given(small_sets, st.integers(-5, 45))
 def test_holds_is_membership(numbers: frozenset[int], number: int) -> None:
     assert ids.holds(ranges_of(numbers), number) is (number in numbers)

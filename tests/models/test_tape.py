@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -1192,7 +1192,7 @@ def test_candles_expire_so_long_before_the_last_closed_one() -> None:
     tape, changes = an_hour_by_the_minute()
     expired = [change for change in changes if isinstance(change, Expired)]
     ends = [MIDNIGHT + minute * MINUTE for minute in range(-10, 50, 5)]
-    assert expired == [Expired(BY_NAME["1m"], *stretch) for stretch in pairwise([0, *ends])]
+    assert expired == [Expired(BY_NAME["1m"], end) for end in ends]
     assert tape.state.kept_from == {"1m": MIDNIGHT + 45 * MINUTE}
     assert sorted(start_us for name, start_us in tape.rows if name == "1m") == [
         MIDNIGHT + minute * MINUTE for minute in (45, 50, 55)
@@ -1211,7 +1211,7 @@ def test_one_record_tells_what_opened_what_closed_what_expired_and_what_was_amen
     opened, closed, expired, amended = tape.fold(log[3:])
     assert gaps_in([opened]) == [(3, 3, "open")]
     assert told([closed]) == [("1m", quarter, 0, 0)]
-    assert expired == Expired(BY_NAME["1m"], quarter - 11 * MINUTE, quarter - 10 * MINUTE)
+    assert expired == Expired(BY_NAME["1m"], quarter - 10 * MINUTE)
     assert told([amended]) == [("1m", quarter - MINUTE, 2, 0)]
 
 
