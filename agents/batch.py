@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +16,9 @@ from models.errors import RecordError
 from models.times import rfc3339
 from models.window import Expired
 from tables.rows import PartitionRows, RowTable, SymbolRows, state_key
+
+_is_symbol_key = re.compile(r"[A-Za-z0-9._-]{1,32}:[A-Za-z0-9._-]{1,64}\Z").match
+"""They become part of keys, of paths, and of JSON that is written by hand."""
 
 
 class Fold(Protocol):
@@ -140,6 +144,8 @@ def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[s
             known = keys.get(key)
             if known is None or value.symbol != known[1] or value.exchange != known[0]:
                 symbol_key = f"{value.exchange}:{value.symbol}"
+                if not _is_symbol_key(symbol_key):
+                    raise RecordError("exchange or symbol is not a name", raw)
                 if key != symbol_key.encode():
                     raise RecordError(f"its key is {key!r}, its symbol is {symbol_key}", raw)
                 values = symbols.setdefault(symbol_key, [])

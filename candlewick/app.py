@@ -44,6 +44,11 @@ class Application(faust.App):
             )
         except CandlewickError as error:
             raise SystemExit(f"candlewick: {error}") from None
+        # Faust takes a step that is slow for the end of the service, and never recovers again
+        # (tables/recovery.py:615). Without its limit, aiokafka's own ends the worker, which is seen.
+        recovery = self.tables.recovery
+        wait = recovery._wait
+        recovery._wait = lambda coroutine, timeout=None: wait(coroutine)
         await super().on_first_start()
 
 

@@ -12,6 +12,7 @@ which records it includes. A step that fails ends the worker: the offsets stay w
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+TICK_S = 0.25
 
 UNSENT = 10_000
 """Messages that may wait for their acknowledgement before an agent has to wait."""
@@ -88,7 +91,8 @@ class Checkpoint:
 
     def __init__(self, app: Any, session_s: float) -> None:
         self._app = app
-        self._session_s = session_s
+        # The broker counts from the last heartbeat, which may be a quarter of a session ago.
+        self._longest_s = session_s * 0.75
         self.tables: list[Table] = []
         self.topics: set[str] = set()
         """Source topics, delivered in batches."""
@@ -104,6 +108,7 @@ class Checkpoint:
         self._failure: Exception | None = None
         self._last_tick = boot_s()
         self._longest_sleep_s = 0.0
+        self._watcher: threading.Thread | None = None
 
     def source(
         self,
@@ -147,21 +152,33 @@ class Checkpoint:
         return self._newest[tp.topic](tp.partition)
 
     def awake(self) -> None:
-        """Begin to watch whether the process is awake."""
+        """Begin to watch, in a thread of its own, whether the process is awake; a busy event loop is."""
         self._last_tick = boot_s()
+        self._longest_sleep_s = 0.0
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="awake", daemon=True)
+            self._watcher.start()
 
-    def tick(self) -> None:
-        """Note that the process is awake; call it a few times a second, and before each write to Kafka.
+    def _watch(self) -> None:
+        while True:
+            self._look_at_clock()
+            time.sleep(TICK_S)
 
-        Raises:
-            Frozen: it was not for longer than its session: others own its partitions by now.
-        """
+    def _look_at_clock(self) -> None:
         now = boot_s()
         self._longest_sleep_s = max(self._longest_sleep_s, now - self._last_tick)
         self._last_tick = now
-        if self._longest_sleep_s > self._session_s:
+
+    def tick(self) -> None:
+        """Make sure that the process was awake; call it a few times a second, and before each write to Kafka.
+
+        Raises:
+            Frozen: it was not for so long that others may own its partitions by now.
+        """
+        self._look_at_clock()
+        if self._longest_sleep_s > self._longest_s:
             slept = f"the process did not run for {self._longest_sleep_s:.1f} s"
-            raise Frozen(f"{slept}, over its session of {self._session_s} s")
+            raise Frozen(f"{slept}, and its partitions may move after {self._longest_s:.1f} s")
 
     def start_of(self, tp: TP, committed: int) -> int:
         """Return the offset to begin with."""
@@ -192,7 +209,12 @@ class Checkpoint:
             if self._failure is not None:
                 raise self._failure
             self.tick()
-            return await self._write(is_current) if is_current() else {}
+            try:
+                return await self._write(is_current) if is_current() else {}
+            except BaseException as error:
+                # What was taken and not written is gone from memory: no later write may say that it is there.
+                self.fail(error if isinstance(error, Exception) else RuntimeError("a checkpoint was cut off"))
+                raise
 
     async def _write(self, is_current: Callable[[], bool]) -> dict[TP, int]:
         offsets = dict(self.applied)

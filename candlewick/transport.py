@@ -92,7 +92,6 @@ class BatchConsumer(driver.Consumer):
     @Service.task
     async def _stay_awake(self) -> None:
         """Notice when the process was stopped: what it holds in memory is not its own any more."""
-        self.checkpoint.awake()
         while not self.should_stop:
             self.checkpoint.tick()
             await self.sleep(0.25)
@@ -223,18 +222,21 @@ class BatchConsumer(driver.Consumer):
     async def on_stop(self) -> None:
         """Write a last checkpoint. What cannot be written in time is folded again at the next start."""
         try:
-            await asyncio.wait_for(self.commit(), STOP_LIMIT_S)
+            await asyncio.wait_for(self.force_commit(), STOP_LIMIT_S)
         except TimeoutError:
             self.log.warning("stopped without a last checkpoint: the broker did not answer")
 
     async def perform_seek(self) -> None:
         """Begin where the tables say. Runs once an assignment, when the tables are recovered."""
+        epoch = self.epoch
         await super().perform_seek()
         sources = [tp for tp in self.assignment() if self._is_batched(tp)]
         if not sources:
             return
         earliest = await self.earliest_offsets(*sources)
         ends = await self.highwaters(*sources)
+        if epoch != self.epoch:
+            return  # partitions have moved meanwhile: the next recovery seeks
         self.checkpoint.begin(self.app.tables.recovery.active_highwaters)
         for tp in sources:
             newest = self.checkpoint.newest(tp)
@@ -255,7 +257,8 @@ class BatchConsumer(driver.Consumer):
             wanted = self.checkpoint.start_of(tp, committed)
             seeks[tp] = min(max(earliest[tp] or 0, wanted), ends[tp] or 0)
         await self._thread.seek_wait(seeks)
-        self._expected = dict(seeks)
+        if epoch == self.epoch:
+            self._expected = dict(seeks)
 
     def lag(self) -> dict[TP, int]:
         """Return, for each source partition of ours, the records that are not folded yet."""
@@ -280,6 +283,7 @@ class Producer(driver.Producer):
     def _new_producer(self, transactional_id: str | None = None) -> Any:
         producer = super()._new_producer(transactional_id)
         send = producer.client.send
+        self.app.checkpoint.awake()
 
         def send_when_awake(*args: Any, **kwargs: Any) -> Any:
             self.app.checkpoint.tick()

@@ -172,6 +172,8 @@ class BookState(msgspec.Struct):
     """Where to read from to have the book again: its last snapshot or keyframe."""
     keyframe_held: Held = Held()
     """How the book stood before that record."""
+    held: Held = Held()
+    """How it stands after ``offset``."""
     received_time_us: int = 0
     latest: dict[str, int] = {}
     latest_closed: dict[str, int] = {}
@@ -211,6 +213,9 @@ class BookTape:
         """None until a snapshot or a keyframe was read since the start."""
         self.held = state.keyframe_held
         self._begins = state.keyframe_offset
+        self._is_begun = False
+        self._known = -1
+        """The rows of the present run may include the log up to this offset."""
         self._unsampled = False  # a snapshot without a time waits for the next record's
         self._run: BookStats | None = None
         self._run_first = self._run_last = -1
@@ -230,8 +235,12 @@ class BookTape:
             for offset, record in records:
                 if offset < self._begins:
                     continue  # read again for another symbol's sake, whose keyframe is older
+                if not self._is_begun:
+                    self._is_begun = True
+                    if offset > self._begins:  # the keyframe is too far back, or not in the log any more
+                        self.held = msgspec.structs.replace(self.state.held, in_step=False)
                 self._fold_one(offset, record, changes)
-                if offset <= self.state.offset:
+                if offset <= max(self.state.offset, self._known):
                     self._end_run()  # read again after a restart: each row decides, record by record
         return changes
 
@@ -257,6 +266,8 @@ class BookTape:
         if self._run is None:
             self._run = BookStats(mids=held.mids, in_step=held.in_step)
             self._run_first = offset
+            rows = [self.rows.get((window.name, window.start_of(at_us))) for window in WINDOWS]
+            self._known = max((row.offset for row in rows if row), default=-1)
         run = self._run
         self._run_last = offset
         if self._unsampled:
@@ -315,10 +326,11 @@ class BookTape:
                 row.offset = offset - 1 if old == new else offset
                 if old != new:
                     row.closed = True
-                    self.state.latest_closed[window.name] = old
                     changes.append(BookChange(window, old, offset, describe(window, old, row)))
-                    self._expire(window, old, changes)
                 self.rows[window.name, old] = row
+            if row is not None and old != new:
+                self.state.latest_closed[window.name] = old
+                self._expire(window, old, changes)
             if old != new and (window.name, new) not in self.rows:
                 stats = BookStats(mids=held.mids, in_step=held.in_step)
                 stats.weigh(begins_us - new, held)
@@ -355,6 +367,7 @@ class BookTape:
             self.rows[key] = row
             self.state.latest[window.name] = key[1]
         self.state.offset = max(self.state.offset, self._run_last)
+        self.state.held = self.held
 
 
 def describe(window: Window, start_us: int, row: BookStatsRow) -> dict[str, object]:

@@ -123,6 +123,11 @@ class Candle(msgspec.Struct, frozen=True):
         return self.ids[0][0] > other.ids[-1][1]
 
     @property
+    def forgotten(self) -> int:
+        """How many ids count as seen that never came: those of holes beyond `ids.MAX_RANGES`."""
+        return sum(high - low + 1 for low, high in self.ids) - self.trade_count
+
+    @property
     def first_trade_id(self) -> int:
         return self.ids[0][0]
 

@@ -268,7 +268,7 @@ class Tape:
         row = self.rows.get((window.name, start_us)) if self._is_kept((window.name, start_us)) else None
         if row is None or not row.closed or row.offset > offset:
             return
-        complete, missing = completeness(window, start_us, self.state.ledger)
+        complete, missing = completeness(window, start_us, row.candle, self.state.ledger)
         if complete != row.complete:
             row = msgspec.structs.replace(
                 row,
@@ -296,7 +296,7 @@ class Tape:
                 row = self.rows[key]
                 if not row.closed and key not in self.state.open and self._is_over(*key):
                     # The state has closed it and said so, the row is older than that.
-                    complete, missing = completeness(window, key[1], self.state.ledger)
+                    complete, missing = completeness(window, key[1], row.candle, self.state.ledger)
                     self.rows[key] = msgspec.structs.replace(
                         row, closed=True, complete=complete, missing_trades=missing
                     )
@@ -327,7 +327,7 @@ class Tape:
                 row.late_trades + closed,
             )
         if closed:
-            complete, missing = completeness(window, key[1], self.state.ledger)
+            complete, missing = completeness(window, key[1], row.candle, self.state.ledger)
             row = msgspec.structs.replace(row, complete=complete, missing_trades=missing)
             changes.append(self._change(window, key[1], row))
         self.rows[key] = row
@@ -366,7 +366,7 @@ class Tape:
             row = self.rows[key]
             if row.closed:
                 continue  # the row is newer than the state, and has been told of
-            complete, missing = completeness(window, start_us, state.ledger)
+            complete, missing = completeness(window, start_us, row.candle, state.ledger)
             row = msgspec.structs.replace(
                 row, offset=offset, closed=True, complete=complete, missing_trades=missing
             )
@@ -400,20 +400,21 @@ def _moment(trade: Trade) -> tuple[int, int]:
     return (trade.event_time_us, trade.trade_id)
 
 
-def completeness(window: Window, start_us: int, ledger: Ledger) -> tuple[bool, int]:
+def completeness(window: Window, start_us: int, candle: Candle, ledger: Ledger) -> tuple[bool, int]:
     """Return whether every trade of the candle is in it, and how many may be missing.
 
     Missing ids between two candles count for both: nobody knows yet where they belong.
     """
-    end_us = window.end_of(start_us)
-    return ledger.is_complete(start_us, end_us), ledger.missing(start_us, end_us)
+    end_us, forgotten = window.end_of(start_us), candle.forgotten
+    complete = ledger.is_complete(start_us, end_us) and not forgotten
+    return complete, ledger.missing(start_us, end_us) + forgotten
 
 
 def describe(window: Window, start_us: int, row: CandleRow, state: TapeState) -> dict[str, Any]:
     """Return the candle as the topic ``candles`` and the web views show it."""
     complete, missing_trades = row.complete, row.missing_trades
     if not row.closed:
-        complete, missing_trades = completeness(window, start_us, state.ledger)
+        complete, missing_trades = completeness(window, start_us, row.candle, state.ledger)
     return {
         "window": window.name,
         "start": rfc3339(start_us),

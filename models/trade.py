@@ -20,6 +20,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 """A number that an exchange gives out one after the other."""
 
 
+MAX_AHEAD_US = 86_400_000_000
+"""One record from the far future would close every candle before it, so it is refused."""
+
+
 class Trade(msgspec.Struct, frozen=True, gc=False):
     """One execution. ``price`` and ``size`` are in the quote and the base currency."""
 
@@ -83,9 +87,14 @@ def read_trade(value: bytes | None) -> Trade | Heartbeat:
         trade = _decode_trade(value)
     except UNREADABLE as not_a_trade:
         try:
-            return _decode_heartbeat(value)
+            heartbeat = _decode_heartbeat(value)
         except UNREADABLE:
             raise RecordError(str(not_a_trade), value) from None
+        if heartbeat.event_time_us > heartbeat.received_time_us + MAX_AHEAD_US:
+            raise RecordError("its time is over a day after it was received", value) from None
+        return heartbeat
     if not (is_price(trade.price) and is_price(trade.size)):
         raise RecordError("price and size must be above zero, of at most 28 digits", value)
+    if trade.event_time_us > trade.received_time_us + MAX_AHEAD_US:
+        raise RecordError("its time is over a day after it was received", value)
     return trade

@@ -19,4 +19,7 @@ def state(partition: int, symbol_key: str) -> BookState | None:
 
 def at(partition: int, symbol_key: str, window: str, start_us: int) -> BookStatsRow | None:
     """Return the statistics of the window that starts at ``start_us``."""
+    known = state(partition, symbol_key)
+    if known is None or start_us < known.kept_from.get(window, start_us):
+        return None
     return table.rows(partition).row(symbol_key, window, start_us)

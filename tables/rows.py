@@ -293,6 +293,8 @@ class RowTable(Table, Generic[State, Row]):
         last: dict[int, int] = {}
         for event in batch:
             message = event.message
+            if message.topic != self.changelog_topic_name:
+                continue  # of a partition that has moved away: Faust gives it to the table of the one before
             partition, key, value = message.partition, message.key, message.value
             rows = restored.setdefault(partition, {})
             last[partition] = message.offset
@@ -310,7 +312,8 @@ class RowTable(Table, Generic[State, Row]):
             else:
                 self._stale.setdefault(partition, set()).add(key)
         for partition, rows in restored.items():
-            self.data.write(partition, rows, last[partition])
+            # An older row behind a newer one must be met again if we die before ours is written again.
+            self.data.write(partition, rows, None if partition in self._stale else last[partition])
 
 
 def offset_in(row: bytes) -> int:

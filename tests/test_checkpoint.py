@@ -174,3 +174,26 @@ async def test_a_process_that_slept_past_its_session_writes_no_more(rig, monkeyp
     with pytest.raises(Frozen):
         await rig.checkpoint.write(lambda: True)
     assert rig.kafka.log == []
+
+
+async def test_after_a_write_that_failed_no_later_one_says_that_its_rows_are_there(rig):
+    rig.table.changed[b"row"] = b"1"
+    rig.checkpoint.folded(TRADES, 7)
+    writing = asyncio.ensure_future(rig.checkpoint.write(lambda: True))
+    await turn()
+    rig.kafka.futures[-1].set_exception(TimeoutError("the broker was slow"))
+    with pytest.raises(TimeoutError):
+        await writing
+    with pytest.raises(TimeoutError):  # what the worker writes when it ends
+        await rig.checkpoint.write(lambda: True)
+
+
+async def test_a_write_that_was_cut_off_is_not_followed_by_another(rig):
+    rig.table.changed[b"row"] = b"1"
+    rig.checkpoint.folded(TRADES, 7)
+    writing = asyncio.ensure_future(rig.checkpoint.write(lambda: True))
+    await turn()
+    writing.cancel()
+    await turn()
+    with pytest.raises(RuntimeError, match="cut off"):
+        await rig.checkpoint.write(lambda: True)

@@ -666,3 +666,29 @@ def test_a_row_and_a_state_come_back_from_json_as_they_were() -> None:
     assert (state, rows) == (tape.state, tape.rows)
     assert all(msgspec.json.encode(row).startswith(b'{"offset":') for row in rows.values())
     assert msgspec.json.encode(state).startswith(b'{"offset":')
+
+
+def test_a_keyframe_that_is_too_far_back_to_read_does_not_make_time_count_twice() -> None:
+    tape, _ = folded(
+        log_of(snapshot(MIDNIGHT, "100", "101"), *(delta(MIDNIGHT + n * SECOND) for n in range(1, 100)))
+    )
+    later = restarted(tape)
+    changes = fold(later, [(10_000, snapshot(MIDNIGHT + 400 * SECOND, "100", "101"))])
+    hour = later.rows["1h", MIDNIGHT].stats
+    assert (hour.observed_us, hour.in_step_us) == (400 * SECOND, 99 * SECOND)
+    assert [(change.window.name, change.start_us) for change in changes] == [("1m", MIDNIGHT + 60 * SECOND)]
+    assert later.rows["1m", MIDNIGHT].stats.observed_us == 60 * SECOND
+
+
+def test_rows_that_know_more_than_the_state_take_the_rest_of_a_run() -> None:
+    log = log_of(
+        snapshot(MIDNIGHT, "100", "101"), *(delta(MIDNIGHT + n * SECOND // 10) for n in range(1, 100))
+    )
+    whole, _ = folded(log)
+    tape, _ = folded(log[:50])
+    state = msgspec.json.decode(msgspec.json.encode(tape.state), type=BookState)
+    fold(tape, log[50:60])
+    torn = BookTape(state, tape.rows, DEPTH)
+    fold(torn, log)
+    assert torn.rows["1m", MIDNIGHT].stats.updates == whole.rows["1m", MIDNIGHT].stats.updates == 100
+    assert torn.rows["1m", MIDNIGHT].stats.observed_us == whole.rows["1m", MIDNIGHT].stats.observed_us

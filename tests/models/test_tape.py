@@ -70,7 +70,7 @@ def fold(tape: Tape, records: Iterable[tuple[int, Event]]) -> list[Change]:
     for change in changes:
         if isinstance(change, Expired):
             for name, start_us in list(tape.rows):
-                if name == change.window.name and change.from_us <= start_us < change.before_us:
+                if name == change.window.name and start_us < change.before_us:
                     del tape.rows[name, start_us]
     return changes
 
@@ -103,7 +103,7 @@ def sent(changes: Iterable[Change]) -> list[tuple[Any, ...]]:
         if isinstance(change, CandleChange)
         else msgspec.json.encode(change.describe("coinbase", "BTC-USD"))
         if isinstance(change, GapChange)
-        else (change.window.name, change.from_us, change.before_us)
+        else (change.window.name, change.before_us)
         for change in changes
     ]
 
@@ -331,7 +331,7 @@ class Expected:
         kept_from = self.kept_from.get(name, 0)
         if before > kept_from:
             self.kept_from[name] = before
-            self.changes.append(("expired", name, kept_from, before))
+            self.changes.append(("expired", name, before))
             for key in [key for key in self.trades if key[0] == name and key[1] < before]:
                 for kept in (self.trades, self.closed, self.revision, self.late, self.offset):
                     kept.pop(key)  # type: ignore[attr-defined]
@@ -368,7 +368,7 @@ def assert_told(changes: list[Change], expected: Expected) -> None:
         elif isinstance(change, GapChange):
             assert [kind, msgspec.to_builtins(change.describe("coinbase", "BTC-USD"))] == ["gap", *facts]
         else:
-            assert [kind, change.window.name, change.from_us, change.before_us] == ["expired", *facts]
+            assert [kind, change.window.name, change.before_us] == ["expired", *facts]
 
 
 def assert_figures(tape: Tape, expected: Expected) -> None:
@@ -1309,3 +1309,15 @@ def test_a_row_and_a_state_come_back_from_json_as_they_were() -> None:
     assert all(isinstance(row.candle, Candle) for row in rows.values())
     assert all(msgspec.json.encode(row).startswith(b'{"offset":') for row in rows.values())
     assert msgspec.json.encode(state).startswith(b'{"offset":')
+
+
+def test_a_candle_that_has_forgotten_holes_never_says_that_it_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("models.ids.MAX_RANGES", 8)
+    all_of_them = [trade(number, MIDNIGHT + number * SECOND) for number in range(1, 42)]
+    tape, _ = folded(log_of(*all_of_them[::2], *all_of_them[1::2]), grace_us=HOUR)
+    candle = candles_shown(tape)["1d", MIDNIGHT]
+    assert tape.state.ledger.holes == []
+    assert candle["trade_count"] < 41
+    assert (candle["complete"], candle["missing_trades"]) == (False, 41 - candle["trade_count"])

@@ -93,6 +93,9 @@ def changed_at(value: bytes, index: int, byte: int) -> bytes:
 @QUICK
 @given(trades | heartbeats)
 def test_what_was_written_reads_back_the_same(event: Trade | Heartbeat) -> None:
+    if event.event_time_us > event.received_time_us + 86_400_000_000:
+        assert read_or_refused(event.to_json()) is None
+        return
     again = read_trade(event.to_json())
     assert again == event
     assert again.to_json() == event.to_json()
