@@ -19,7 +19,7 @@ export PIP_NO_CACHE_DIR := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check test-broker bench readme golden lock format clean lint
+.PHONY: help setup up test check test-broker faults bench readme golden lock format clean lint
 
 help:
 	@echo "make TARGET [ARGS=...]"
@@ -41,6 +41,9 @@ check: lint ## Format, lint, types and the pure tests, in under a minute
 
 test-broker: $(STAMP) ## Only the tests that start a real Kafka
 	$(BIN)/python -m pytest -m broker $(ARGS)
+
+faults: $(STAMP) ## Do every failure to the pipeline, and count; ARGS='--only F14 --seed 42' repeats one
+	$(BIN)/python -m faults $(ARGS)
 
 bench: $(STAMP) ## Timings of this machine
 	$(BIN)/python -m bench $(ARGS)
