@@ -60,13 +60,13 @@ async def cut(plan: Plan) -> Outcome:
     )
 
 
-@scenario("F7b", "20 % of the trades change places on the socket", "Z", quick=True)
+@scenario("F7b", "20 % of the trades change places on the socket", "Z")
 async def reorder(plan: Plan) -> Outcome:
     """Let trades of a product overtake one another."""
     return await _exact(plan, Faults(reorder=0.2, seed=plan.seed), "reorder")
 
 
-@scenario("F8b", "30 % of the frames come twice", "Z", quick=True)
+@scenario("F8b", "30 % of the frames come twice", "Z")
 async def duplicate(plan: Plan) -> Outcome:
     """Send frames twice."""
     return await _exact(plan, Faults(duplicate=0.3, seed=plan.seed), "duplicate")
@@ -83,7 +83,6 @@ async def _exact(plan: Plan, faults: Faults, name: str) -> Outcome:
     "F2a",
     "the connection is half open: no byte and no FIN any more",
     "noticed <= 30 s; Z after repair",
-    quick=True,
 )
 async def half_open(plan: Plan) -> Outcome:
     """Let the wire swallow everything that the present connection carries."""
@@ -242,7 +241,6 @@ async def malformed(plan: Plan) -> Outcome:
     "F5",
     "an oversized frame, a compression bomb, a million fragments",
     f"RSS peak <= +{LARGE_MIB} MiB; live <= 5 s; Z after repair",
-    quick=True,
 )
 async def oversized(plan: Plan) -> Outcome:
     """Send what is legal on the wire, and too much."""
@@ -367,7 +365,6 @@ class Literals:
     "F6",
     f"{len(LITERALS)} literals, from NaN to JSON {DEEP:,} deep, in each field",
     "in no candle or view; a dead letter for each; what is valid is exact; Z",
-    quick=True,
 )
 async def literals(plan: Plan) -> Outcome:
     """Put every literal into every field that carries a value."""
@@ -437,7 +434,6 @@ def letters_of(flow: Flow) -> Counter[bytes]:
     "F9",
     "level changes are lost, or change places",
     "never in step and crossed; <= 1 resubscribe in 5 s and symbol; in step <= 5 s after",
-    quick=True,
 )
 async def books(plan: Plan) -> Outcome:
     """Drop and swap deltas, which nothing in the exchange's protocol shows, and watch the books."""
@@ -552,7 +548,6 @@ class Clocks:
     "F10",
     "exchange times +-5 min, steps back, ms for us, years 1969 and 2500",
     "exact in bounds; a dead letter for each other; no candle closed early",
-    quick=True,
 )
 async def clocks(plan: Plan) -> Outcome:
     """Send trades with times that are late, far ahead, or of another unit."""

@@ -78,7 +78,6 @@ async def _refuse(flow: Flow) -> Callable[[], Awaitable[None]]:
     "F13",
     "Kafka does not answer, then refuses every connection",
     f"RSS <= +{GROWTH_MIB} MiB; drained <= {DRAIN_S:.0f} s; Z after repair",
-    quick=True,
 )
 async def away(plan: Plan) -> Outcome:
     """Take Kafka away from the producer, twice."""
@@ -172,15 +171,14 @@ def _dropped(flow: Flow) -> int:
 
 
 @scenario(
-    "F20",
+    "F20b",
     "the producer is asked to end (SIGTERM) at random moments, some with Kafka away, some twice",
     f"exit 0 <= {STOP_S:.0f} s, {STOP_ALONE_S:.0f} s with Kafka away; Z after restart and repair",
-    quick=True,
 )
 async def terminated(plan: Plan) -> Outcome:
     """End the producer under load, and start it again."""
     times = 3 if plan.quick else 50
-    chance = plan.rng("F20")
+    chance = plan.rng("F20b")
     took: dict[str, list[float]] = {"plain": [], "twice": [], "away": []}
     codes: list[int | None] = []
     async with Flow(plan, lasts_s=times * 6.0) as flow:
