@@ -25,12 +25,15 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from bench import machine, report
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
-from bench.live import live
+from bench.latency import latency
 from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
 from bench.peers import page, race
 from bench.pure import book_fold, candle_fold, codec, reference
+from bench.recovery import recovery
+from bench.scaling import scaling, trade_cost
 from bench.sinking import sink
+from bench.soak import soak
 from candlewick.kafka import jars
 from models.errors import CandlewickError
 
@@ -47,12 +50,18 @@ MEASUREMENTS: dict[str, Measure] = {
     "catch-up-live-log": catch_up("catch-up, live log", products=8, batch_records=10, share=0.5),
     "worker-memory": worker_memory,
     "producer-memory": producer_memory,
-    "live": live,
+    "latency": latency,
+    "scaling": scaling,
+    "trade-cost": trade_cost,
+    "recovery": recovery,
+    "soak": soak,
     "peers": PEERS,
 }
 TRADES, RUNS = 1_000_000, 3
 OWN = {"peers": (race.TRADES, race.ROUNDS)}
 """Trades and runs of a measurement that has others, when nothing else is asked for."""
+ASKED_FOR = {"scaling", "trade-cost", "recovery", "soak"}
+"""Measured only when they are named: they take long."""
 LIMIT_S = 1_800.0
 """A measurement that takes longer is given up."""
 QUICK_TRADES = 100_000
@@ -70,6 +79,9 @@ QUICK_TRADES = 100_000
     help="Trades in the log of a catch-up; the other measurements take a part of them.",
 )  # fmt: skip
 @click.option(
+    "--minutes", type=click.FloatRange(0.5, 24 * 60), default=30.0, show_default=True, help="Of the soak."
+)
+@click.option(
     "--runs",
     type=click.IntRange(1, 20),
     show_default=f"{RUNS}, peers {race.ROUNDS}",
@@ -81,7 +93,14 @@ QUICK_TRADES = 100_000
 @click.option(
     "--write-docs", is_flag=True, help="Measure nothing: write docs/benchmarks.md from what was kept."
 )
-def main(only: tuple[str, ...], trades: int | None, runs: int | None, quick: bool, write_docs: bool) -> None:
+def main(
+    only: tuple[str, ...],
+    trades: int | None,
+    runs: int | None,
+    minutes: float,
+    quick: bool,
+    write_docs: bool,
+) -> None:
     """Time the parts and the whole, on this machine."""
     if write_docs:
         try:
@@ -96,10 +115,11 @@ def main(only: tuple[str, ...], trades: int | None, runs: int | None, quick: boo
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     structlog.configure(processors=[_only_warnings, structlog.dev.ConsoleRenderer()])
     console = Console()
-    chosen = {name: measure for name, measure in MEASUREMENTS.items() if not only or name in only}
+    names = only or MEASUREMENTS.keys() - ASKED_FOR
+    chosen = {name: measure for name, measure in MEASUREMENTS.items() if name in names}
     try:
         jars.resolve()
-        results = asyncio.run(_measure(chosen, trades, runs))
+        results = asyncio.run(_measure(chosen, trades, runs, minutes))
     except CandlewickError as error:
         sys.exit(f"bench: {error}")
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -110,7 +130,9 @@ def main(only: tuple[str, ...], trades: int | None, runs: int | None, quick: boo
     sys.exit(bool(results.failures))
 
 
-async def _measure(chosen: dict[str, Measure], trades: int | None, runs: int | None) -> report.Results:
+async def _measure(
+    chosen: dict[str, Measure], trades: int | None, runs: int | None, minutes: float
+) -> report.Results:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -119,7 +141,7 @@ async def _measure(chosen: dict[str, Measure], trades: int | None, runs: int | N
         seconds=0.0,
         machine=machine.describe(),
         versions=machine.versions(),
-        options={"trades": trades or TRADES, "runs": runs or RUNS, "only": list(chosen)},
+        options={"trades": trades or TRADES, "runs": runs or RUNS, "minutes": minutes, "only": list(chosen)},
         figures=[],
         failures={},
     )
@@ -131,9 +153,9 @@ async def _measure(chosen: dict[str, Measure], trades: int | None, runs: int | N
             own = Path(folder) / name
             own.mkdir()
             own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
-            plan = Plan(trades or own_trades, runs or own_runs, own, _teller(progress, bar))
+            plan = Plan(trades or own_trades, runs or own_runs, own, _teller(progress, bar), minutes)
             try:
-                async with asyncio.timeout(LIMIT_S):
+                async with asyncio.timeout(LIMIT_S + (minutes * 60 if name == "soak" else 0)):
                     await measure(plan, figures)
                 progress.update(bar, completed=1.0, what="done")
             except (CandlewickError, TimeoutError) as error:

@@ -82,6 +82,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     trades: int
     runs: int
+    minutes: float
+    """Of a soak."""
     folder: Path
     """Of this measurement alone; removed after it."""
     step: Callable[[str, float], None]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import psutil
@@ -22,6 +24,8 @@ from models.errors import CandlewickError
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 10.0
 POLL_S = 0.01
+
+T = TypeVar("T")
 
 
 class TooSlow(CandlewickError):
@@ -38,16 +42,31 @@ class Process:
         self.peak_rss = 0
 
     async def __aenter__(self) -> Self:
-        await self._child.start()
-        pid = self._child.pid
-        assert pid is not None
-        self._process = psutil.Process(pid)
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._child.stop(STOP_WITHIN_S)
+
+    async def start(self) -> None:
+        """Start it; after `kill`, with the same data directory."""
+        await self._child.start()
+        pid = self._child.pid
+        assert pid is not None
+        self._process = psutil.Process(pid)
+
+    async def kill(self) -> None:
+        """End it without a word."""
+        self.send(signal.SIGKILL)
+        await self._child.stop(STOP_WITHIN_S)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.must_live()
+        assert self._process is not None
+        self._process.send_signal(number)
 
     @property
     def child(self) -> Child:
@@ -61,31 +80,32 @@ class Process:
 
     def rss(self) -> int:
         """Return the bytes that it has in memory now."""
-        total = sum(process.memory_info().rss for process in self._family())
+        total = sum(self._family(lambda process: process.memory_info().rss))
         self.peak_rss = max(self.peak_rss, total)
         return total
 
     def cpu_s(self) -> float:
         """Return the seconds of processor time that it has used."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._family())
+        return sum(self._family(lambda process: sum(process.cpu_times()[:2])))
 
-    def _family(self) -> list[psutil.Process]:
-        """Return the process, and its own: outside Linux, ours is the guard (candlewick.guard)."""
+    def _family(self, ask: Callable[[psutil.Process], T]) -> list[T]:
+        """Ask the process, and its own: outside Linux, ours is the guard (candlewick.guard)."""
         self.must_live()
         assert self._process is not None
         try:
-            return [self._process, *self._process.children(recursive=True)]
+            return [ask(process) for process in (self._process, *self._process.children(recursive=True))]
         except psutil.NoSuchProcess:
             raise self._child.failure() from None
 
 
 class Worker(Process):
-    """A worker with a new group, so that it has all of the log before it."""
+    """A worker with a new group, so that it has all of the log before it; or with other settings."""
 
-    def __init__(self, bootstrap: str, folder: Path) -> None:
+    def __init__(self, bootstrap: str, folder: Path, **chosen: Any) -> None:
         name = f"bench-{secrets.token_hex(4)}"
         self.port = free_port()
-        settings = Settings(data_dir=folder / name, broker=bootstrap, app_id=name, port=self.port)
+        own = {"data_dir": folder / name, "broker": bootstrap, "app_id": name, "port": self.port}
+        settings = Settings(**(own | chosen))
         super().__init__("worker", ["worker"], settings)
         self._web: aiohttp.ClientSession | None = None
 
@@ -112,12 +132,12 @@ class Worker(Process):
                 return answer.status, await answer.json(content_type=None)
         return 0, None
 
-    async def until_ready(self, symbol: str) -> float:
+    async def until_ready(self, symbol: str, within_s: float = READY_WITHIN_S) -> float:
         """Wait until tables are recovered, and say when that was, by `time.monotonic`.
 
         Asked through one symbol's statistics: all products' status is dear while many are folded.
         """
-        end = time.monotonic() + READY_WITHIN_S
+        end = time.monotonic() + within_s
         while time.monotonic() < end:
             status, _ = await self.get(f"/stats/1d/{symbol}")
             now = time.monotonic()
@@ -125,7 +145,7 @@ class Worker(Process):
                 return now
             self.rss()
             await asyncio.sleep(POLL_S)
-        raise TooSlow(f"the worker was not ready within {READY_WITHIN_S:.0f} s")
+        raise TooSlow(f"the worker was not ready within {within_s:.0f} s")
 
     async def until_folded(self, symbol: str, count: int, within_s: float) -> None:
         """Wait until a symbol's 1d candle has so many trades."""
