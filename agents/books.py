@@ -7,7 +7,6 @@ from typing import Any
 from agents.batch import Folding, expire, send_window
 from candlewick import topics
 from candlewick.app import app, settings
-from candlewick.transport import BatchSchema
 from models.book import read_book
 from models.book_stats import BookChange, BookState, BookStatsRow, BookTape
 from models.window import Expired
@@ -18,7 +17,7 @@ MOST_REWOUND = 500_000
 """Records that a restart reads at most to have its books again. A symbol whose keyframe is older
 is out of step until its next one."""
 
-books = app.topic(topics.BOOKS, schema=BatchSchema(key_type=bytes, value_type=bytes), internal=False)
+books = app.topic(topics.BOOKS, schema=app.batches, internal=False)
 
 
 def begin(state: BookState | None, rows: SymbolRows[BookStatsRow]) -> BookTape:

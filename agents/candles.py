@@ -9,7 +9,6 @@ import msgspec
 from agents.batch import Folding, expire, send_window
 from candlewick import topics
 from candlewick.app import app, settings
-from candlewick.transport import BatchSchema
 from models.tape import CandleChange, CandleRow, Change, GapChange, Tape, TapeState
 from models.trade import read_trade
 from tables import candles
@@ -18,7 +17,7 @@ from tables.rows import PartitionRows, SymbolRows
 GRACE_US = round(settings.grace_s * 1_000_000)
 KEEP_US = settings.keep_us()
 
-trades = app.topic(topics.TRADES, schema=BatchSchema(key_type=bytes, value_type=bytes), internal=False)
+trades = app.topic(topics.TRADES, schema=app.batches, internal=False)
 
 
 def begin(state: TapeState | None, rows: SymbolRows[CandleRow]) -> Tape:

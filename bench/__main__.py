@@ -153,7 +153,7 @@ async def _measure(
             own = Path(folder) / name
             own.mkdir()
             own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
-            plan = Plan(trades or own_trades, runs or own_runs, own, _teller(progress, bar), minutes)
+            plan = Plan(trades or own_trades, runs or own_runs, minutes, own, _teller(progress, bar))
             try:
                 async with asyncio.timeout(LIMIT_S + (minutes * 60 if name == "soak" else 0)):
                     await measure(plan, figures)

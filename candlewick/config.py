@@ -129,6 +129,11 @@ class Settings(BaseModel):
     connection_products: int = _setting(
         25, "Products that share one connection to the exchange.", "1 to 1000", ge=1, le=1000
     )
+    lose_books_on_gaps: bool = _setting(
+        True,
+        "Missed trades also mean a lost book; false where the holes lie in a recording.",
+        "true or false",
+    )
     spill_mb: int = _setting(
         1024,
         "MiB of disk for what a producer receives while Kafka is away; 0: none, the feed waits.",

@@ -1,8 +1,8 @@
 """Faust's transport, one event a batch: what the broker returned for a partition, delivered at once.
 
 Faust's cost is per event, and a hundred times the fold's. So `BatchConsumer` hands each fetched
-batch of a source partition to the agents as one event whose value is a `RecordBatch`; changelog
-topics keep one event a record, as table recovery needs them.
+batch of a source partition to the agents as one event whose value is a `RecordBatch`, and each of a
+table's changelog to its recovery.
 
 It also takes over what decides whether a trade is counted once (docs/decisions/003):
 
@@ -41,16 +41,16 @@ Record = tuple[int, bytes | None, bytes | None, int]
 
 
 class LeanRecords(fetcher.PartitionRecords):
-    """What aiokafka has fetched of a partition. Records of a source topic come as plain tuples.
+    """What aiokafka has fetched of a partition. Records of topics that go in batches are plain tuples.
 
     aiokafka makes an object of eleven fields of each record, headers included: measured, half of
     the processor time of a catch-up. It offers no hook, so its class is replaced, in this process.
     """
 
-    sources: ClassVar[set[str]] = set()
+    topics: ClassVar[set[str]] = set()
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:
-        if tp.topic in self.sources:
+        if tp.topic in self.topics:
             return (record.offset, record.key, record.value, record.timestamp)
         return super()._consumer_record(tp, record)
 
@@ -85,7 +85,8 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.checkpoint = self.app.checkpoint
-        LeanRecords.sources = self.checkpoint.topics
+        self._changelogs = {table.changelog_topic_name for table in self.checkpoint.tables}
+        LeanRecords.topics = self.checkpoint.topics | self._changelogs
         self._expected: dict[TP, int] = {}
         self._jumps: dict[TP, int] = {}
 
@@ -117,6 +118,8 @@ class BatchConsumer(driver.Consumer):
                 message = await self._batch_message(tp, batch, epoch)
                 if message is not None:
                     yield tp, message
+            elif tp.topic in self._changelogs:
+                yield tp, self._message_of(tp, batch, epoch)
             else:
                 for record in batch:
                     yield tp, self._to_message(tp, record)
@@ -145,8 +148,11 @@ class BatchConsumer(driver.Consumer):
             if batch[0][0] > expected:
                 self.log.warning("%s has no records %s to %s any more", tp, expected, batch[0][0] - 1)
         self._jumps.pop(tp, None)
+        self._expected[tp] = batch[-1][0] + 1
+        return self._message_of(tp, batch, epoch)
+
+    def _message_of(self, tp: TP, batch: list[Record], epoch: int) -> ConsumerMessage:
         last_offset, _, _, timestamp_ms = batch[-1]
-        self._expected[tp] = last_offset + 1
         return ConsumerMessage(
             tp.topic, tp.partition, last_offset, timestamp_ms / 1000.0, 0, None, None,
             RecordBatch(tp, epoch, batch), None, None, None, tp,
@@ -176,6 +182,9 @@ class BatchConsumer(driver.Consumer):
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Write down rows and offsets. Faust calls this at intervals, at a revoke and at the end."""
+        # The iterator in C of Faust's streams does not call `ack`: it notes each offset here by itself.
+        self._acked.clear()
+        self._acked_index.clear()
         epoch = self.epoch
         try:
             offsets = await self.checkpoint.write(lambda: epoch == self.epoch)

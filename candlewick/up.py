@@ -19,7 +19,7 @@ import aiohttp
 
 from candlewick import datadir, feeds, topics
 from candlewick.children import Child
-from candlewick.config import Settings
+from candlewick.config import Settings, env_name
 from candlewick.kafka.broker import EmbeddedBroker
 from candlewick.screen import Screen
 from candlewick.stopping import stop_event
@@ -30,6 +30,8 @@ READY_WITHIN_S = 90.0
 STOP_S = {"producer": 4.5, "worker": 3.0, "mock exchange": 0.5, "kafka": 2.0}
 """How long each may take to end before it is ended: within 10 s together."""
 POLL_S = 1.0
+GAPS_S = 30.0
+"""How long the end of a recording waits for gaps in its trades while nothing comes of it."""
 
 
 class NotReady(CandlewickError):
@@ -95,7 +97,8 @@ async def _run(
             mock_url = url.replace("ws://", "http://").rstrip("/") + "/mock/status"
         env["CANDLEWICK_WORKER_ID"] = settings.worker_id or "up"
         worker = await _child(stack, screen, watch, "worker", ["worker"], env, data_dir)
-        producer = await _child(stack, screen, watch, "producer", ["produce"], env, data_dir)
+        patient = env | _patience(settings, source)
+        producer = await _child(stack, screen, watch, "producer", ["produce"], patient, data_dir)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             web = Web(session, f"http://{_reachable(settings.host)}:{settings.port}")
             following = asyncio.ensure_future(
@@ -107,6 +110,16 @@ async def _run(
                     future.result()
             finally:
                 await _cancel(following)
+
+
+def _patience(settings: Settings, source: feeds.Source) -> dict[str, str]:
+    """Return what a producer is told of a source that waits for it: to wait for Kafka, and drop nothing."""
+    env = {}
+    if source.file or (source.kind == "mock" and settings.speed == 0):
+        env[env_name("spill_mb")] = "0"
+    if source.file:  # a recording does not give a book anew
+        env[env_name("lose_books_on_gaps")] = "false"
+    return env
 
 
 class Web:
@@ -171,6 +184,8 @@ async def _follow(
     screen.ready()
     target: int | None = None  # frames that the mock had sent when it was done
     settled = 0
+    gaps: dict[str, int] = {}
+    gaps_since = 0.0
     while True:
         _, status = await web.get("/v1/status")
         screen.status(status)
@@ -178,7 +193,12 @@ async def _follow(
             _, mock = await web.get_url(done_url)
             if target is None and mock and mock["done"]:
                 target = mock["frames_sent"]
-            settled = settled + 1 if target is not None and _is_folded(status, target) else 0
+            before, gaps = gaps, _gaps(status)
+            if gaps != before:
+                gaps_since = time.monotonic()
+            repaired = _are_repaired(gaps) or time.monotonic() - gaps_since >= GAPS_S
+            is_done = target is not None and _is_folded(status, target) and repaired
+            settled = settled + 1 if is_done and gaps == before else 0
             if settled >= 2:
                 screen.say("the recording is done")
                 return
@@ -204,6 +224,19 @@ def _is_folded(status: Any, frames: int) -> bool:
     unacked = sum(feed["unacked"] for feed in feeds)
     lag = sum(worker.get("lag_records", 1) for worker in status["workers"])
     return bool(received >= frames and unacked == 0 and lag == 0)
+
+
+def _gaps(status: Any) -> dict[str, int]:
+    """Return how many gaps the workers see in the trades, and what the producers say of them."""
+    said = ("open_gaps", "unavailable_gaps", "repaired_trades")
+    feeds = [feed for feed in status["feeds"] if feed["state"] == "connected"]
+    counts = {name: sum(feed[name] for feed in feeds) for name in said}
+    return {"gaps": sum(product["gaps"] for product in status["products"]), **counts}
+
+
+def _are_repaired(gaps: dict[str, int]) -> bool:
+    """Say whether the producers know of every gap, and can fill none that is left."""
+    return gaps["gaps"] <= gaps["open_gaps"] == gaps["unavailable_gaps"]
 
 
 async def _broker_ends(broker: EmbeddedBroker) -> None:

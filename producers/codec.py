@@ -8,6 +8,7 @@ for REST, where `producers.repair` fetches trades that the connection lost: a pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from models.book import BookDelta, BookSnapshot
+from models.errors import DecodeError
 from models.trade import Heartbeat, Trade
 
 
@@ -77,13 +79,24 @@ class Codec(Protocol):
         """Return path and query of a page: the ``limit`` trades with the highest ids below ``before_id``."""
         ...
 
-    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
-        """Return the trades of a page in any order, every value checked as in `receive`.
+    def read_trades(
+        self, symbol: str, body: bytes, received_time_us: int
+    ) -> tuple[list[Trade], list[DecodeError]]:
+        """Return the trades of a page in any order, every value checked as in `receive`, and the refused.
+
+        A trade that is refused does not keep the others away: its error holds its own bytes alone.
 
         Raises:
-            DecodeError: the body is not what the protocol says; none of it is taken.
+            DecodeError: the body as a whole is not what the protocol says.
         """
         ...
+
+
+def without_userinfo(url: str) -> str:
+    """Return an address as it may be shown: without ``user:password@``, also where it is malformed."""
+    if "//" not in url:
+        return url.rpartition("@")[2]
+    return re.sub(r"//[^/?#]*@", "//", url, count=1)
 
 
 def same_host(url: str) -> str:

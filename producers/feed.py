@@ -30,7 +30,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from models.book import BookDelta, BookLost, BookSnapshot
 from models.errors import CandlewickError, ConfigError, DecodeError
 from models.trade import Heartbeat, Trade
-from producers.codec import Codec, Event, Refused, Subscribed, Unknown
+from producers.codec import Codec, Event, Refused, Subscribed, Unknown, without_userinfo
 from producers.continuity import Continuity
 from producers.feed_status import ConnectionStatus, FeedSettings, FeedStatus, State, backoff_s
 
@@ -88,6 +88,7 @@ class Feed:
         self.codec_factory = codec_factory
         self.exchange = codec_factory().exchange
         self.url = url
+        self.shown_url = without_userinfo(url)
         self.deliver = deliver
         self.dead_letter = dead_letter
         self.settings = settings or FeedSettings()
@@ -95,10 +96,10 @@ class Feed:
         self.rng = rng or random.Random()
         try:
             parts = urlsplit(url)
-            if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
                 raise ValueError(url)
         except ValueError:
-            raise ConfigError("the feed's address", url, "a ws:// or wss:// address") from None
+            raise ConfigError("the feed's address", self.shown_url, "a ws:// or wss:// address") from None
         self.is_local = parts.hostname in LOOPBACK
 
         names = list(dict.fromkeys(symbols))
@@ -168,7 +169,7 @@ class Feed:
 class _Book:
     """Where a symbol's book stands on this connection; times are monotonic seconds."""
 
-    __slots__ = ("asked_at", "due_at", "has_snapshot", "resubscribed_at")
+    __slots__ = ("asked_at", "due_at", "has_snapshot", "in_step_since", "resubscribed_at", "resubscribes")
 
     def __init__(self) -> None:
         self.has_snapshot = False
@@ -176,7 +177,11 @@ class _Book:
         """Since when a snapshot is awaited."""
         self.due_at: float | None = None
         """When to subscribe again."""
+        self.in_step_since = 0.0
+        """When the last snapshot came."""
         self.resubscribed_at = float("-inf")
+        self.resubscribes = 0
+        """How many there were without a long time in step between them."""
 
 
 class _Symbol:
@@ -200,7 +205,7 @@ class _Connection:
         """The last attempt was refused whole."""
         self._feed = feed
         self._settings = feed.settings
-        self._source = f"{feed.exchange} {feed.url}"
+        self._source = f"{feed.exchange} {feed.shown_url}"
         self._log = log.bind(exchange=feed.exchange, connection=number)
         self._reconnects: Counter[str] = Counter()
         self._frames = self._bytes = self._refused_frames = 0
@@ -295,8 +300,10 @@ class _Connection:
                     if watcher:
                         watcher.cancel()
                         await asyncio.gather(watcher, return_exceptions=True)
-        except InvalidURI as error:
-            raise ConfigError("the feed's address", self._feed.url, "a ws:// or wss:// address") from error
+        except InvalidURI:
+            raise ConfigError(
+                "the feed's address", self._feed.shown_url, "a ws:// or wss:// address"
+            ) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             return "unreachable", str(error) or type(error).__name__
 
@@ -356,11 +363,12 @@ class _Connection:
             symbol = self._symbols[event.symbol] = _Symbol()
         symbol.seen_at = read_at
         if isinstance(event, Trade | Heartbeat):
-            if symbol.continuity.is_broken_by(event):
+            if symbol.continuity.is_broken_by(event) and self._settings.lose_books_on_gaps:
                 await self.lose_book(event.symbol, "missed trades")
         elif isinstance(event, BookSnapshot):
             book = self._books.setdefault(event.symbol, _Book())
             book.has_snapshot, book.asked_at, book.due_at = True, None, None
+            book.in_step_since = read_at
         else:
             return event.symbol in self._books and self._books[event.symbol].has_snapshot
         return True
@@ -393,7 +401,7 @@ class _Connection:
             self._enter("subscribed")
             self._log.info(
                 "Subscribed",
-                url=self._feed.url,
+                url=self._feed.shown_url,
                 **{channel: len(symbols) for channel, symbols in event.channels.items()},
             )
 
@@ -412,8 +420,17 @@ class _Connection:
         book = self._books.get(symbol)
         if book is None or not book.has_snapshot:
             return  # never in step, or a new snapshot is on its way: whatever came before it does not matter
-        book.due_at = max(time.monotonic(), book.resubscribed_at + self._settings.resubscribe_s)
+        now = time.monotonic()
+        if now - book.in_step_since >= self._settings.in_step_s:
+            book.resubscribes = 0
+        book.due_at = self._due_at(book, now)
         await self._tell_lost(symbol, book, cause)
+
+    def _due_at(self, book: _Book, now: float) -> float:
+        """Return when a book may be subscribed again."""
+        settings = self._settings
+        wait_s = settings.resubscribe_s * 2.0 ** min(max(0, book.resubscribes - 1), 30)
+        return max(now, book.resubscribed_at + min(settings.resubscribe_most_s, wait_s))
 
     async def _lose_all_books(self, cause: str) -> None:
         for symbol, book in self._books.items():
@@ -424,15 +441,14 @@ class _Connection:
             return  # said already, or never in step
         book.has_snapshot = False
         self._log.warning("Lost a book", symbol=symbol, cause=cause)
-        await self._feed.deliver(
-            BookLost(
-                exchange=self._feed.exchange,
-                symbol=symbol,
-                event_time_us=None,
-                received_time_us=self._feed.clock_us(),
-                cause=cause,
-            )
-        )
+        lost = BookLost(self._feed.exchange, symbol, None, self._feed.clock_us(), cause)
+        try:
+            await self._feed.deliver(lost)
+        except asyncio.CancelledError:
+            # The watcher ends with its connection, maybe while it waits for room: said twice is
+            # harmless, and not at all is a book that readers go on with.
+            book.has_snapshot = True
+            raise
 
     # What has to happen when nothing arrives.
 
@@ -470,9 +486,10 @@ class _Connection:
                 self._log.warning(
                     "No snapshot of a subscribed book", symbol=symbol, waited_s=round(now - book.asked_at, 1)
                 )
-                book.due_at = max(now, book.resubscribed_at + self._settings.resubscribe_s)
+                book.due_at = self._due_at(book, now)
             if book.due_at is not None and book.due_at <= now:
                 book.due_at, book.asked_at, book.resubscribed_at = None, now, now
+                book.resubscribes += 1
                 self._feed.books_resubscribed += 1
                 frames = self._codec.unsubscribe([symbol], ["books"])
                 frames += self._codec.subscribe([symbol], ["books"])

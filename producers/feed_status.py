@@ -31,7 +31,14 @@ class FeedSettings(msgspec.Struct, frozen=True):
     snapshot_s: float = 10.0
     """A book that is subscribed, and has no snapshot for so long, is subscribed again."""
     resubscribe_s: float = 5.0
-    """At most one resubscribe of a symbol's book in this time."""
+    """At most one resubscribe of a symbol's book in this time, then in twice this time, ..."""
+    resubscribe_most_s: float = 60.0
+    """... up to this, while the book goes out of step again and again."""
+    in_step_s: float = 60.0
+    """A book that was in step for so long starts over with the shortest wait."""
+    lose_books_on_gaps: bool = True
+    """Missed trades lose the book of their symbol. Not so where frames come from a recording: its holes
+    are no loss of this connection."""
     backoff_first_s: float = 0.5
     backoff_most_s: float = 30.0
     healthy_s: float = 5.0

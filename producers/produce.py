@@ -37,7 +37,7 @@ from producers.feed_status import FeedSettings
 from producers.keyframes import Key, Keyframer
 from producers.quiet import Quiet
 from producers.repair import Repairer
-from producers.sink import Sink
+from producers.sink import Sink, SinkFailed
 from producers.spill import Spill
 from producers.topic import BOOKS, DEAD_LETTERS, FEEDS, TRADES
 
@@ -172,7 +172,7 @@ async def produce(
     codec = codec_factory()
     repairer = Repairer(
         bootstrap, codec, codec.rest_url(url), products, pipeline.deliver, sink.dead_letter,
-        clock_us=clock_us, security=security,
+        clock_us=clock_us, security=security, may_fetch=lambda: not sink.spilling,
     )  # fmt: skip
     reporter = _Reporter(feed, sink, repairer, producer_id, products, clock_us)
 
@@ -207,10 +207,11 @@ async def _end(
 ) -> int:
     """Stop feeds, tell of the end, drain, close: in this order, within `STOP_S`."""
     end = time.monotonic() + STOP_S
+    sink.stop_waiting()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks, timeout=1.0)
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, SinkFailed):
         async with asyncio.timeout(1.0):  # with Kafka away there may be no room
             for exchange, symbol in pipeline.open_books:
                 await sink.put(BookLost(exchange, symbol, None, clock_us(), "producer stopped"))
@@ -288,7 +289,7 @@ class _Reporter:
             msgspec.json.encode(status),
             schema=b"feed/1",
             received_time_us=status.updated_us,
-            lasting=False,
+            momentary=True,
         )
 
 

@@ -7,12 +7,10 @@ frames that are refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, cast
 
-from models.trade import Trade
-from producers.codec import CHANNELS, Codec, Event
+from producers.codec import Codec, Event
 from producers.recording import RecordingWriter, product_of
 
 GENERAL = "GENERAL"
@@ -29,9 +27,9 @@ class Recorder:
         self._writers: dict[str, RecordingWriter] = {}
         self.frames = 0
 
-    def around(self, codec: Codec) -> Recorded:
+    def around(self, codec: Codec) -> Codec:
         """Return a codec that keeps each frame, and then does what the given one does."""
-        return Recorded(codec, self)
+        return cast("Codec", Recorded(codec, self))
 
     def keep(self, frame: str | bytes, received_time_us: int) -> None:
         """Write one frame."""
@@ -57,40 +55,16 @@ class Recorder:
 
 
 class Recorded:
-    """A codec whose frames are kept."""
-
-    exchange: ClassVar[str] = ""
-    live_url: ClassVar[str] = ""
-    page_trades: ClassVar[int] = 0
+    """A codec whose frames are kept; all else is the inner one's."""
 
     def __init__(self, codec: Codec, recorder: Recorder) -> None:
         self._codec = codec
         self._recorder = recorder
-        self.exchange = codec.exchange  # type: ignore[misc]
-        self.live_url = codec.live_url  # type: ignore[misc]
-        self.page_trades = codec.page_trades  # type: ignore[misc]
 
-    def subscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
-        """See `Codec.subscribe`."""
-        return self._codec.subscribe(symbols, channels)
-
-    def unsubscribe(self, symbols: Iterable[str], channels: Iterable[str] = CHANNELS) -> list[str]:
-        """See `Codec.unsubscribe`."""
-        return self._codec.unsubscribe(symbols, channels)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codec, name)
 
     def receive(self, frame: str | bytes, received_time_us: int) -> list[Event]:
         """Keep the frame, then see `Codec.receive`."""
         self._recorder.keep(frame, received_time_us)
         return self._codec.receive(frame, received_time_us)
-
-    def rest_url(self, url: str) -> str:
-        """See `Codec.rest_url`."""
-        return self._codec.rest_url(url)
-
-    def trades_path(self, symbol: str, before_id: int, limit: int) -> str:
-        """See `Codec.trades_path`."""
-        return self._codec.trades_path(symbol, before_id, limit)
-
-    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
-        """See `Codec.read_trades`: a recording holds frames only."""
-        return self._codec.read_trades(symbol, body, received_time_us)

@@ -10,7 +10,7 @@ So nothing is remembered on this side: a restart reads the topic again, and a pr
 for hours is the same case as one lost frame.
 
 A page holds the trades below an id, so a hole is walked from its end to its beginning, and of a
-huge one no more than a page is ever held. The next page goes to whoever has waited longest; it
+large one no more than a page is ever held. The next page goes to whoever has waited longest; it
 serves the other holes of the symbol that it reaches as well.
 """
 
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
@@ -29,13 +29,14 @@ import aiohttp
 import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ConsumerStoppedError, IllegalOperation, KafkaError
 
+from models import ids
 from models.errors import ConfigError, DecodeError
 from models.gap import Gap
-from models.ids import Ranges, union
+from models.ids import Ranges
 from models.trade import UNREADABLE, Trade
-from producers.codec import Codec
+from producers.codec import Codec, without_userinfo
 from producers.feed import LOOPBACK, DeadLetter
 from producers.feed_status import backoff_s
 from producers.topic import GAPS
@@ -47,9 +48,15 @@ STOP_S = 0.5
 MOST_TOLD = 5
 """Ranges of ids that one log line names."""
 
+KAFKA_ERRORS = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError)
+"""What aiokafka raises when Kafka is in trouble: two of its errors have no base of their own."""
+NOT_ABOUT_THE_PAGE = frozenset({401, 403, 429})
+"""Statuses below 500 that say nothing of the page that was asked for: the next one has no better luck."""
+
 DeliverTrade = Callable[[Trade], Awaitable[None]]
 
 _decode = msgspec.json.Decoder(Gap).decode
+_NUMBER = re.compile(r"\d+")
 
 
 class RepairSettings(msgspec.Struct, frozen=True):
@@ -57,8 +64,8 @@ class RepairSettings(msgspec.Struct, frozen=True):
 
     young_s: float = 1.0
     """A gap waits so long for trades that only came out of order."""
-    requests_per_s: float = 5.0
-    """Coinbase allows 10 a second and address."""
+    requests_per_s: float = 3.0
+    """Coinbase allows 10 a second and address, and others ask from ours as well."""
     concurrency: int = 2
     """Symbols that are asked for at once: one slow answer does not hold up the rest."""
     timeout_s: float = 15.0
@@ -66,11 +73,17 @@ class RepairSettings(msgspec.Struct, frozen=True):
     """A page of 1,000 trades has 120 kB."""
     backoff_first_s: float = 0.5
     backoff_most_s: float = 60.0
-    again_first_s: float = 30.0
-    """A gap that was fetched whole and is still open is fetched again after so long, then twice so
-    long, ..."""
-    again_most_s: float = 600.0
-    """... up to this. Nor does a ``Retry-After`` hold for longer."""
+    rest_most_s: float = 600.0
+    """A ``Retry-After`` holds for no longer."""
+    lacking_first_s: float = 30.0
+    """Trades that the exchange did not have are asked for again after so long, then twice so long, ..."""
+    lacking_most_s: float = 6 * 3600.0
+    """... up to this."""
+    again_first_s: float = 600.0
+    """A gap whose trades were all delivered, and that is open all the same, is fetched whole again after
+    so long, then twice so long, up to ``lacking_most_s``: only a full disk at the producer drops trades."""
+    most_trades: int = 1_000_000
+    """A larger gap is not fetched: an absurd id is likelier than so many trades that were missed."""
     tick_s: float = 0.1
 
 
@@ -80,7 +93,7 @@ class RepairStatus(msgspec.Struct, frozen=True):
     open: int
     """Gaps that are open now."""
     unavailable: int
-    """Of these, gaps of which the exchange does not have every trade."""
+    """Of these, gaps of which the exchange does not have every trade, and those too large to fetch."""
     fetched_trades: int
     requests: int
     failures: int
@@ -88,28 +101,57 @@ class RepairStatus(msgspec.Struct, frozen=True):
 
 
 class _Failed(Exception):
-    """A request brought nothing; the reason in a few words."""
+    """A request brought nothing; the reason in a few words.
+
+    Arguments:
+        body: what to keep as a dead letter.
+        is_of_page: another page may fare better. Else the exchange is in trouble, or not to be reached.
+    """
+
+    def __init__(self, reason: str, body: bytes | None = None, *, is_of_page: bool = True) -> None:
+        super().__init__(reason)
+        self.body = body
+        self.is_of_page = is_of_page
 
 
 class _Hole:
-    """An open gap, and how far it was fetched."""
+    """An open gap, and what is still to be fetched of it; times are monotonic seconds."""
 
-    __slots__ = ("due_at", "first", "found", "gap", "high", "is_told", "last", "passes", "symbol")
+    __slots__ = (
+        "again_at", "due_at", "failures", "gap", "is_told", "left", "letters", "passes", "symbol", "wanted",
+    )  # fmt: skip
 
     def __init__(self, gap: Gap, due_at: float) -> None:
         self.gap = gap
         self.symbol = gap.symbol
-        self.first, self.last = gap.first_trade_id, gap.last_trade_id
-        """What to fetch; the second time only what the exchange did not have."""
-        self.high = self.last
-        """The highest id that this pass has still to fetch."""
-        self.found: Ranges = ()
-        """What this pass has brought."""
-        self.due_at = due_at
-        """When it is to be served next, monotonic seconds."""
+        self.wanted: Ranges = _whole(gap)
+        """What was not delivered yet."""
+        self.left: Ranges = ()
+        """What this pass has still to ask for. A pass asks for whatever is wanted, once."""
         self.passes = 0
+        self.due_at = self.again_at = due_at
+        """When the next page is due, and when the next pass begins."""
+        self.failures = 0
+        """Pages in a row that could not be used."""
+        self.letters: set[str] = set()
+        """The reasons for which dead letters were written."""
         self.is_told = False
         """It was said that the exchange lacks some of it."""
+
+    def begin_pass(self) -> None:
+        """Ask for what is wanted; where that was all delivered, and dropped behind us, for the whole."""
+        self.wanted = self.wanted or _whole(self.gap)
+        self.left = self.wanted
+
+    def change(self, gap: Gap, due_at: float) -> None:
+        """Take a new end: what is beyond the old one is new, all else stays as it is."""
+        added = ids.difference(_whole(gap), _whole(self.gap))
+        removed = ids.difference(_whole(self.gap), _whole(gap))
+        self.gap = gap
+        self.wanted = ids.union(ids.difference(self.wanted, removed), added)
+        self.left = ids.union(ids.difference(self.left, removed), added)
+        if added:
+            self.due_at = min(self.due_at, due_at)
 
 
 class Repairer:
@@ -120,7 +162,8 @@ class Repairer:
         rest_url: where the exchange's REST is, as `producers.codec.Codec.rest_url` says.
         symbols: gaps of others, and of other exchanges, are left alone.
         deliver: takes every trade that was missing.
-        dead_letter: takes every answer that cannot be read.
+        dead_letter: takes what cannot be read, a whole answer or one trade: each reason once for a gap.
+        may_fetch: while it says no, no page is asked for, because there is no room for its trades.
         clock_us: wall clock in microseconds, for the time of receipt.
 
     Raises:
@@ -137,16 +180,19 @@ class Repairer:
         dead_letter: DeadLetter,
         settings: RepairSettings | None = None,
         *,
+        may_fetch: Callable[[], bool] = lambda: True,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         rng: random.Random | None = None,
         security: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             parts = urlsplit(rest_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
                 raise ValueError(rest_url)
         except ValueError:
-            raise ConfigError("the REST address", rest_url, "an http:// or https:// address") from None
+            raise ConfigError(
+                "the REST address", without_userinfo(rest_url), "an http:// or https:// address"
+            ) from None
         self._is_local = parts.hostname in LOOPBACK
         self._bootstrap = bootstrap
         self._codec = codec
@@ -154,7 +200,9 @@ class Repairer:
         self._symbols = frozenset(symbols)
         self._deliver = deliver
         self._dead_letter = dead_letter
+        self._source = f"{codec.exchange} {without_userinfo(rest_url)}"
         self._settings = settings or RepairSettings()
+        self._may_fetch = may_fetch
         self._clock_us = clock_us
         self._rng = rng or random.Random()
         self._security = security or {}
@@ -177,7 +225,7 @@ class Repairer:
         """Return the state as it is now."""
         return RepairStatus(
             open=len(self._holes),
-            unavailable=sum(hole.is_told for hole in self._holes.values()),
+            unavailable=sum(hole.is_told or self._is_too_large(hole.gap) for hole in self._holes.values()),
             fetched_trades=self._fetched,
             requests=self._requests,
             failures=self._failures,
@@ -203,7 +251,11 @@ class Repairer:
             Exception: whatever ``deliver`` or ``dead_letter`` raises.
         """
         timeout = aiohttp.ClientTimeout(total=self._settings.timeout_s)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=not self._is_local) as session:
+        # Not compressed: what a body takes in memory is then what it takes on the wire.
+        headers = {"Accept-Encoding": "identity"}
+        async with aiohttp.ClientSession(
+            timeout=timeout, headers=headers, trust_env=not self._is_local
+        ) as session:
             await _all_of(*(self._fetch_pages(session) for _ in range(self._settings.concurrency)))
 
     # The topic.
@@ -213,7 +265,7 @@ class Repairer:
         while True:
             try:
                 await self._read()
-            except KafkaError as error:
+            except KAFKA_ERRORS as error:
                 wait_s = backoff_s(attempt, self._settings, self._rng)
                 attempt += 1
                 self._log.warning(
@@ -245,7 +297,7 @@ class Repairer:
             try:
                 async with asyncio.timeout(STOP_S):
                     await consumer.stop()
-            except (TimeoutError, KafkaError) as error:
+            except KAFKA_ERRORS as error:
                 self._log.debug("The consumer of the gaps did not stop", error=repr(error))
 
     def take(self, key: bytes | None, value: bytes | None) -> None:
@@ -264,9 +316,23 @@ class Repairer:
         if gap.state != "open" or gap.first_trade_id > gap.last_trade_id:
             self._holes.pop(name, None)
             return
-        hole = self._holes.get(name)
-        if hole is None or hole.gap.last_trade_id != gap.last_trade_id:
-            self._holes[name] = _Hole(gap, time.monotonic() + self._settings.young_s)
+        hole, due_at = self._holes.get(name), time.monotonic() + self._settings.young_s
+        was_too_large = hole is not None and self._is_too_large(hole.gap)
+        if hole is None:
+            hole = self._holes[name] = _Hole(gap, due_at)
+        elif hole.gap.last_trade_id != gap.last_trade_id:
+            hole.change(gap, due_at)
+        if self._is_too_large(gap) and not was_too_large:
+            self._log.warning(
+                "A gap is too large to be fetched: its candles stay marked. Check that its ids are real",
+                symbol=gap.symbol,
+                trades=f"{gap.first_trade_id}..{gap.last_trade_id}",
+                missing=ids.count(_whole(gap)),
+                most=self._settings.most_trades,
+            )
+
+    def _is_too_large(self, gap: Gap) -> bool:
+        return ids.count(_whole(gap)) > self._settings.most_trades
 
     # The exchange.
 
@@ -286,12 +352,13 @@ class Repairer:
     def _next(self) -> _Hole | None:
         """Return the hole that has been due for longest, of a symbol that may be asked for."""
         now = time.monotonic()
-        if now < self._all_rest_until:
+        if now < self._all_rest_until or not self._may_fetch():
             return None
         ready = (
             hole
             for hole in self._holes.values()
             if hole.due_at <= now
+            and not self._is_too_large(hole.gap)
             and hole.symbol not in self._busy
             and self._rests_until.get(hole.symbol, 0.0) <= now
         )
@@ -300,70 +367,102 @@ class Repairer:
     async def _fetch_page(self, session: aiohttp.ClientSession, hole: _Hole) -> None:
         """Fetch the page that serves this hole, and the others of its symbol that it reaches."""
         symbol, size, now = hole.symbol, self._codec.page_trades, time.monotonic()
-        due = [each for each in self._holes.values() if each.symbol == symbol and each.due_at <= now]
-        top = max(each.high for each in due if each.high - hole.high < size)
-        served = [each for each in due if top - size < each.high <= top]
-        limit = min(size, top + 1 - min(each.first for each in served))
+        due = [
+            other
+            for other in self._holes.values()
+            if other.symbol == symbol and other.due_at <= now and not self._is_too_large(other.gap)
+        ]
+        for other in due:
+            if not other.left:
+                other.begin_pass()
+        top = max(_top(other) for other in due if _top(other) - _top(hole) < size)
+        served = [other for other in due if top - size < _top(other) <= top]
+        lowest = min(ids.after(other.left, top - size) or 0 for other in served)
         try:
-            trades = await self._ask(session, symbol, top + 1, limit)
+            trades, refused = await self._ask(session, symbol, top + 1, top + 1 - lowest)
         except _Failed as error:
-            self._failures += 1
-            wait_s = backoff_s(self._failed_in_a_row[symbol], self._settings, self._rng)
-            self._failed_in_a_row[symbol] += 1
-            self._rests_until[symbol] = time.monotonic() + wait_s
-            self._log.warning(
-                "Missing trades could not be fetched, will try again",
-                symbol=symbol, reason=str(error), wait_s=round(wait_s, 2),
-            )  # fmt: skip
+            await self._fail(served, error)
             return
         del self._failed_in_a_row[symbol]
+        for refusal in refused:
+            await self._keep(served, refusal.frame, f"{refusal.reason} in {refusal.field or 'a trade'}")
+        # n trades, whichever they are, reach at least n ids down; none: there is nothing older.
+        read = len(trades) + len(refused)
+        floor = min([top + 1 - read, *(trade.trade_id for trade in trades)]) if read else 0
         # Repaired meanwhile: the trades came by another way.
-        still_open = {id(each) for each in self._holes.values()}
-        await self._serve([each for each in served if id(each) in still_open], trades)
+        still_open = {id(other) for other in self._holes.values()}
+        await self._serve([other for other in served if id(other) in still_open], trades, floor, top)
 
-    async def _serve(self, holes: Sequence[_Hole], trades: list[Trade]) -> None:
-        """Deliver what the holes miss of a page, the oldest first, and lower what is left of them."""
-        trades.sort(key=_trade_id)
-        ids = [trade.trade_id for trade in trades]
-        wanted: set[int] = set()
+    async def _fail(self, holes: Sequence[_Hole], error: _Failed) -> None:
+        """Let the holes wait, and with them the symbol where no page of it would fare better."""
+        self._failures += 1
+        symbol, attempt = holes[0].symbol, max(hole.failures for hole in holes)
+        if not error.is_of_page:
+            attempt = self._failed_in_a_row[symbol]
+            self._failed_in_a_row[symbol] += 1
+        wait_s = backoff_s(attempt, self._settings, self._rng)
+        self._log.warning(
+            "Missing trades could not be fetched, will try again",
+            symbol=symbol, reason=str(error), wait_s=round(wait_s, 2),
+        )  # fmt: skip
+        until = time.monotonic() + wait_s
         for hole in holes:
-            found = ids[bisect_left(ids, hole.first) : bisect_right(ids, hole.high)]
-            wanted.update(found)
-            hole.found = union(hole.found, _ranges(found))
-        for trade in trades:
-            if trade.trade_id in wanted:
+            hole.due_at = until
+            hole.failures += error.is_of_page
+        if not error.is_of_page:
+            self._rests_until[symbol] = until
+        if error.body is not None:
+            await self._keep(holes, error.body, str(error))
+
+    async def _keep(self, holes: Sequence[_Hole], value: bytes | str, reason: str) -> None:
+        """Write a dead letter, unless there is one of this reason for all the holes already."""
+        kind = _NUMBER.sub("0", reason)
+        if all(kind in hole.letters for hole in holes):
+            return
+        for hole in holes:
+            hole.letters.add(kind)
+        await self._dead_letter(value if isinstance(value, bytes) else value.encode(), self._source, reason)
+
+    async def _serve(self, holes: Sequence[_Hole], trades: list[Trade], floor: int, top: int) -> None:
+        """Deliver what the holes want of the page ``floor`` to ``top``, the oldest first."""
+        delivered: list[int] = []
+        for trade in sorted(trades, key=_trade_id):
+            if any(ids.holds(hole.wanted, trade.trade_id) for hole in holes):
                 await self._deliver(trade)
+                delivered.append(trade.trade_id)
                 self._fetched += 1
-        floor = ids[0] if ids else 0  # an empty page: there is nothing older
         for hole in holes:
-            hole.high = min(hole.high, floor - 1)
+            hole.wanted = ids.difference(hole.wanted, ids.of(delivered))
+            hole.left = ids.difference(hole.left, ((floor, top),))
+            hole.failures = 0
             hole.due_at = time.monotonic()
-            if hole.high < hole.first:
+            if not hole.left:
                 self._end_pass(hole)
 
     def _end_pass(self, hole: _Hole) -> None:
         """Wait for the word that the gap is repaired; without it, begin anew."""
-        settings = self._settings
-        wait_s = min(settings.again_most_s, settings.again_first_s * 2.0 ** min(hole.passes, 30))
-        lacking = _complement(hole.found, hole.first, hole.last)
-        if lacking:
-            if not hole.is_told:
-                hole.is_told = True
-                self._log.warning(
-                    "The exchange does not have trades",
-                    symbol=hole.symbol,
-                    trades=[f"{low}..{high}" for low, high in lacking[:MOST_TOLD]],
-                    missing=sum(high - low + 1 for low, high in lacking),
-                )
-            hole.first, hole.last = lacking[0][0], lacking[-1][1]
-        hole.passes += 1
-        hole.due_at += wait_s
-        hole.high, hole.found = hole.last, ()
+        settings, now = self._settings, time.monotonic()
+        first_s = settings.lacking_first_s if hole.wanted else settings.again_first_s
+        again_at = now + min(settings.lacking_most_s, first_s * 2.0 ** min(hole.passes, 30))
+        if hole.again_at <= now:
+            hole.passes += 1
+            hole.again_at = again_at
+        elif hole.wanted:  # only what the gap grew by was asked for
+            hole.again_at = min(hole.again_at, again_at)
+        hole.due_at = hole.again_at
+        if hole.wanted and not hole.is_told:
+            hole.is_told = True
+            self._log.warning(
+                "The exchange does not have trades",
+                symbol=hole.symbol,
+                trades=[f"{low}..{high}" for low, high in hole.wanted[:MOST_TOLD]],
+                missing=ids.count(hole.wanted),
+            )
 
     async def _ask(
         self, session: aiohttp.ClientSession, symbol: str, before_id: int, limit: int
-    ) -> list[Trade]:
-        """Ask for one page. None of its trades where the exchange knows nothing (404).
+    ) -> tuple[list[Trade], list[DecodeError]]:
+        """Ask for one page. Return its trades, and what was refused; none where nothing is known (404).
 
         Raises:
             _Failed: there is no answer, or none that can be used.
@@ -377,26 +476,24 @@ class Repairer:
                 status, retry_after = answer.status, answer.headers.get("Retry-After", "")
                 body = await self._body(answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Failed(str(error) or type(error).__name__) from None
+            # Some name the address, with the password that it may have.
+            reason = str(error).replace(self._rest_url, without_userinfo(self._rest_url))
+            raise _Failed(reason or type(error).__name__, is_of_page=False) from None
         if status == 404:
-            return []
-        if status == 429:
+            return [], []
+        if status in (429, 503):
             self._rest(retry_after)
+        if status >= 500 or status == 429:
+            raise _Failed(f"status {status}", is_of_page=False)
         if status != 200:
-            if status < 500 and status != 429:
-                await self._dead_letter(body, f"{self._codec.exchange} {url}", f"status {status}")
-            raise _Failed(f"status {status}")
+            raise _Failed(f"status {status}", body, is_of_page=status not in NOT_ABOUT_THE_PAGE)
         try:
-            trades = self._codec.read_trades(symbol, body, self._clock_us())
-            for trade in trades:
-                if trade.trade_id >= before_id:  # without this, paging might never end
-                    reason = f"trade {trade.trade_id} on the page of those before {before_id}"
-                    raise DecodeError(self._codec.exchange, reason, body)
+            trades, refused = self._codec.read_trades(symbol, body, self._clock_us())
         except DecodeError as error:
-            reason = error.reason + (f" in {error.field}" if error.field else "")
-            await self._dead_letter(body, f"{self._codec.exchange} {url}", reason)
-            raise _Failed(reason) from None
-        return trades
+            raise _Failed(error.reason + (f" in {error.field}" if error.field else ""), body) from None
+        if any(trade.trade_id >= before_id for trade in trades):  # without this, paging might never end
+            raise _Failed("a page beside the one that was asked for", body)
+        return trades, refused
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -416,7 +513,7 @@ class Repairer:
     def _rest(self, retry_after: str) -> None:
         """Ask nothing for as long as the exchange says, which counts requests of all symbols together."""
         if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
-            wait_s = min(int(retry_after), self._settings.again_most_s)
+            wait_s = min(int(retry_after), self._settings.rest_most_s)
             self._all_rest_until = max(self._all_rest_until, time.monotonic() + wait_s)
 
 
@@ -437,24 +534,10 @@ def _trade_id(trade: Trade) -> int:
     return trade.trade_id
 
 
-def _ranges(ids: Sequence[int]) -> Ranges:
-    """Return ids, which rise, as ranges."""
-    ranges: list[tuple[int, int]] = []
-    for number in ids:
-        if ranges and number <= ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], number)
-        else:
-            ranges.append((number, number))
-    return tuple(ranges)
+def _whole(gap: Gap) -> Ranges:
+    return ((gap.first_trade_id, gap.last_trade_id),)
 
 
-def _complement(ranges: Ranges, low: int, high: int) -> list[tuple[int, int]]:
-    """Return what of ``[low, high]`` is in none of the ranges, which lie within it."""
-    lacking: list[tuple[int, int]] = []
-    for first, last in ranges:
-        if first > low:
-            lacking.append((low, first - 1))
-        low = last + 1
-    if low <= high:
-        lacking.append((low, high))
-    return lacking
+def _top(hole: _Hole) -> int:
+    """Return the highest id that the pass has still to ask for."""
+    return hole.left[-1][1]

@@ -3,18 +3,18 @@
 A record that `Sink.put` took is kept until Kafka acknowledged it, for as long as that takes; what
 memory keeps is bounded, and at the bound `put` waits: that is the back-pressure of the whole producer.
 
-Each partition has one lane: a queue of records, and one task that sends them a batch at a time.
-The next batch leaves when the last one is acknowledged. aiokafka never has two batches of one
-partition on the way either, so this costs nothing, and it makes order trivial: a batch that
-failed is sent again before anything behind it. Sending again may write a record twice, which is
-harmless: trades are known by id, and the sizes of a book are absolute.
+Each partition has one lane (`producers.lane`), with one batch on its way at a time. aiokafka never has
+two batches of one partition on the way either, so this costs nothing, and it makes order trivial.
+Sending again may write a record twice, which is harmless: trades are known by id, and the sizes of
+a book are absolute.
 
 With a spill, `put` waits no longer than it takes to see that Kafka is away. Then what memory keeps is
 written to disk as well, and so is all that follows; from there it goes into the lanes, oldest first,
 as they have room, until nothing is left on disk that is not in a lane: a symbol's records never
-overtake one another, and a killed process loses none. What fits nowhere is dropped, and counted.
+overtake one another, and a killed process loses none. Where the disk has no room either, `put` waits
+again, unless Kafka is away: only then is a record dropped, and counted.
 
-Errors: `BrokerUnavailable` (at the start only), `models.errors.TopicError`.
+Errors: `BrokerUnavailable` (at the start only), `models.errors.TopicError`, `SinkFailed`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,8 +33,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
 from models.dead_letter import dead_letter_json
-from models.errors import TopicError
+from models.errors import CandlewickError, TopicError
 from models.trade import Heartbeat, Trade
+from producers.lane import Lane
 from producers.spill import Record, Spill
 from producers.topic import BOOKS, DEAD_LETTERS, TRADES, BrokerUnavailable, words_of
 
@@ -63,15 +62,15 @@ AWAY_AGAIN_S = 10.0
 DRAIN_S = 0.1
 """How often we look whether Kafka is back when nothing is left to read from disk."""
 
-_REFUSED_FOR_GOOD = (
-    errors.MessageSizeTooLargeError,
-    errors.RecordListTooLargeError,
-    errors.InvalidTimestampError,
-)
-"""The record itself is at fault: sent again, it would be refused again, and hold up its partition."""
-
 _partition_of = DefaultPartitioner()
 """murmur2 of the key, as Kafka's own clients have it."""
+
+
+class SinkFailed(CandlewickError):
+    """A part of the sink ended with an error that nobody expected: nothing can be written any more."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the sink failed: {words_of(error)}")
 
 
 class SinkStats(msgspec.Struct, frozen=True):
@@ -145,12 +144,13 @@ class Sink:
         self._retired: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._partitions: dict[str, list[int]] = {}
-        self._lanes: dict[tuple[str, int], _Lane] = {}
-        self._lane_of: dict[tuple[str, bytes], _Lane] = {}
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._lane_of: dict[tuple[str, bytes], Lane] = {}
 
         self._door = asyncio.Lock()  # first come, first served, also while waiting for room
         self._settled = asyncio.Event()
-        self._closed = False
+        self._stopping = self._closed = False
+        self._failure: BaseException | None = None
         self._taken = self._acked = self._acked_bytes = 0
         self._unacked = self._unacked_bytes = 0
         self._resent = self._dead_letters = self._undeliverable = 0
@@ -174,12 +174,13 @@ class Sink:
         except BaseException:
             await _stop(self.producer)
             raise
-        self._tasks = [asyncio.create_task(self._watch(), name="sink-watch")]
+        self._tasks = [self._observed(asyncio.create_task(self._watch(), name="sink-watch"))]
         if self._spill is not None:
             if self._spill.has_unread:
                 log.warning("An earlier run left records on disk", bytes=self._spill.unread_bytes)
                 self._spilling.set()
-            self._tasks.append(asyncio.create_task(self._drain(self._spill), name="sink-drain"))
+            drain = asyncio.create_task(self._drain(self._spill), name="sink-drain")
+            self._tasks.append(self._observed(drain))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -200,6 +201,9 @@ class Sink:
 
         Events of one symbol are written in the order of the calls. When this returns, the event
         is in the sink's care; it is in Kafka after `flush`.
+
+        Raises:
+            SinkFailed: it never will be.
         """
         topic, schema = ROUTES[type(event)]
         await self.write(
@@ -227,37 +231,38 @@ class Sink:
         schema: bytes,
         received_time_us: int,
         event_time_us: int | None = None,
-        lasting: bool = True,
+        momentary: bool = False,
     ) -> None:
         """Take one record for any of the sink's topics; see `put`.
 
         Arguments:
-            lasting: False for what tells only of the moment: with a spill it is passed over while
-                Kafka is away, and overtakes what comes from disk.
+            momentary: it tells only of the moment: with a spill it is passed over while Kafka is
+                away, and overtakes what comes from disk.
         """
+        self._raise_failure()
         if len(value) > self._max_record_bytes and topic != DEAD_LETTERS:
             reason = f"{len(value)} bytes, more than the {self._max_record_bytes} that a record may have"
             log.error("Record too large, kept as a dead letter", topic=topic, key=key, reason=reason)
             self._undeliverable += 1
             return await self.dead_letter(value, f"{topic} {key}", reason)
         record = self._record(topic, key.encode(), value, schema, received_time_us, event_time_us)
+        record = record._replace(momentary=momentary)
         lane = self._lane(record)
-        if self.spilling and not lasting and not self._closed:
-            if not self._is_away:
-                self._take(lane, record)
+        if momentary and self.spilling:
+            self._admit(lane, record)
             return None
         self._at_door += 1
         try:
             async with self._door:
-                while self._is_full(record.size) and not self.spilling:
+                while not self._admit(lane, record):
                     await self._change()
-                if self._closed:
-                    raise RuntimeError("the sink is closed")
-                if self._spill is not None and self.spilling:
-                    self._put_on_disk(self._spill, lane, record)
-                else:
-                    self._take(lane, record)
         except asyncio.CancelledError:
+            # Whoever stops its callers has told us so before: then all that came to the door is taken.
+            told = self._stopping and self._spill is not None and not self._closed
+            if not (told and self._admit(lane, record)):
+                self._turned_away += 1
+            raise
+        except SinkFailed:
             self._turned_away += 1
             raise
         finally:
@@ -268,6 +273,14 @@ class Sink:
         while self._unacked or self.spilling:
             await self._change()
 
+    def stop_waiting(self) -> None:
+        """With a spill, let `put` wait no more: what has no room goes to disk, also of who is cancelled.
+
+        Call it before the tasks that write are cancelled.
+        """
+        self._stopping = True
+        self._settled.set()
+
     async def close(self, deadline_s: float = 5.0) -> int:
         """Deliver what is left, within the deadline. Return how many records were not delivered.
 
@@ -277,12 +290,13 @@ class Sink:
         """
         if self._closed or self.producer is None:
             return 0
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, SinkFailed):
             async with asyncio.timeout(deadline_s):
                 await self.flush()
         for task in self._tasks:
             task.cancel()
-        if self._spill is not None and self._unacked:
+        self.stop_waiting()
+        if self._spill is not None and (self._unacked or self.spilling):
             self._start_spilling(self._spill)
             async with self._door:
                 pass  # who was at the door before us has put a record on disk by now
@@ -351,7 +365,7 @@ class Sink:
         is_near = event_us is not None and now_us - DAY_US <= event_us <= now_us + AHEAD_US
         return (event_us if event_us is not None and is_near else now_us) // 1000
 
-    def _lane(self, record: Record) -> _Lane:
+    def _lane(self, record: Record) -> Lane:
         topic, key = record.topic, record.key
         lane = self._lane_of.get((topic, key))
         if lane is None:
@@ -359,15 +373,42 @@ class Sink:
             partition = _partition_of(key, partitions, partitions)
             lane = self._lanes.get((topic, partition))
             if lane is None:
-                lane = self._lanes[topic, partition] = _Lane(self, topic, partition)
-            self._lane_of[topic, key] = lane
+                lane = self._lanes[topic, partition] = Lane(self, topic, partition)
+                self._observed(lane.task)
+            if topic != DEAD_LETTERS:  # their keys are without number
+                self._lane_of[topic, key] = lane
         return lane
 
-    def _take(self, lane: _Lane, record: Record) -> None:
+    def _admit(self, lane: Lane, record: Record) -> bool:
+        """Take a record, or drop it. False: it has to wait, there will be room."""
+        if self._closed:
+            raise RuntimeError("the sink is closed")
+        spill, is_full = self._spill, self._is_full(record.size)
+        if spill is not None and is_full and self._stopping:
+            self._start_spilling(spill)
+        if spill is None or not self.spilling:
+            if is_full:
+                return False
+            self._take(lane, record)
+        elif record.momentary:
+            if not self._is_away:
+                self._take(lane, record)
+        elif not (spill.has_unread or self._handing_over or is_full):
+            # The lane may have it at once; and a disk that is full is no reason to drop it.
+            self._take(lane, record._replace(segment=spill.back_up(record)))
+        elif spill.append(record):
+            self._taken += 1
+        elif self._is_away or self._stopping:
+            spill.drop(record)
+        else:
+            return False
+        return True
+
+    def _take(self, lane: Lane, record: Record) -> None:
         self._taken += 1
         self._queue(lane, record)
 
-    def _queue(self, lane: _Lane, record: Record) -> None:
+    def _queue(self, lane: Lane, record: Record) -> None:
         self._unacked += 1
         self._unacked_bytes += record.size
         lane.append(record)
@@ -378,9 +419,15 @@ class Sink:
         return self._unacked >= self._max_unacked or self._unacked_bytes + size > self._max_unacked_bytes
 
     async def _change(self) -> None:
-        """Wait until some records were settled."""
+        """Wait until some records were settled.
+
+        Raises:
+            SinkFailed: none will be.
+        """
+        self._raise_failure()
         self._settled.clear()
         await self._settled.wait()
+        self._raise_failure()
 
     def _settle(self, records: list[Record]) -> None:
         self._unacked -= len(records)
@@ -413,17 +460,14 @@ class Sink:
                 from_memory=sum(lane.waiting - lane.unkept for lane in self._lanes.values()),
                 room_bytes=spill.cap_bytes - spill.bytes,
             )
-        self._settled.set()  # who waits for room need not
-
-    def _put_on_disk(self, spill: Spill, lane: _Lane, record: Record) -> None:
-        if not (spill.has_unread or self._handing_over or self._is_full(record.size)):
-            # The lane may have it at once; and a disk that is full is no reason to drop it.
-            self._take(lane, record._replace(segment=spill.back_up(record)))
-        elif spill.append(record):
-            self._taken += 1
+        self._settled.set()  # who waits for room need not, and who waits for Kafka may no longer
 
     async def _drain(self, spill: Spill) -> None:
-        """Move records from disk into the lanes, oldest first, as there is room."""
+        """Move records from disk into the lanes, oldest first, as there is room.
+
+        Books of an earlier process are passed over. Some of them, and newer ones, may be in Kafka:
+        a reader would be in step with a book that is none. Each is written anew since.
+        """
         while True:
             await self._spilling.wait()
             records = spill.read()
@@ -431,6 +475,9 @@ class Sink:
             for record in records:
                 if record.topic not in self._partitions:
                     spill.drop(record, f"{record.topic} is not one of our topics")
+                    continue
+                if record.topic == BOOKS and record.segment and record.segment.is_earlier:
+                    spill.done(record.segment)
                     continue
                 while self._is_full(record.size):
                     await self._change()
@@ -447,7 +494,11 @@ class Sink:
                 self._settled.set()
                 log.info("All records from disk are on their way", dropped=spill.dropped)
 
-    # What lanes tell.
+    # What lanes need: see `producers.lane.Writer`.
+
+    async def send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> None:
+        """Return when Kafka has acknowledged a batch."""
+        await (await producer.send_batch(batch, topic, partition=partition))
 
     def acknowledged(self, records: list[Record]) -> None:
         """Forget records that Kafka has."""
@@ -493,6 +544,23 @@ class Sink:
                 except BrokerUnavailable as error:
                     log.warning("Kafka is away, records are kept", waiting=self._unacked, reason=error.reason)
                     await asyncio.sleep(1.0)
+
+    # Its own failures.
+
+    def _observed(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Have an error that ends a task of ours reach whoever writes."""
+        task.add_done_callback(self._note_failure)
+        return task
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("The sink failed", part=task.get_name(), exc_info=error)
+            self._failure = self._failure or error
+            self._settled.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise SinkFailed(self._failure) from self._failure
 
     # The connection to Kafka.
 
@@ -546,7 +614,7 @@ class Sink:
                     log.info("Kafka takes records again", away_s=away_s)
                 away_since = warned = 0.0
                 continue
-            if self._spill is not None and not self.spilling:
+            if self._spill is not None:
                 self._start_spilling(self._spill)
             now = time.monotonic()
             if now - warned > AWAY_AGAIN_S:
@@ -559,104 +627,6 @@ class Sink:
                     spill_bytes=self._spill.bytes if self._spill else 0,
                     bootstrap=self.bootstrap,
                 )
-
-
-class _Lane:
-    """The records of one partition, in order, and the task that sends them."""
-
-    def __init__(self, sink: Sink, topic: str, partition: int) -> None:
-        self._sink = sink
-        self._topic = topic
-        self._partition = partition
-        self._waiting: deque[Record] = deque()
-        self._bytes = 0
-        self._one_by_one = 0  # so many records to send alone, to find the one that Kafka refuses
-        self._wake = asyncio.Event()
-        self.sent_at: float | None = None
-        """Monotonic seconds, when the batch on the way was first sent."""
-        self.task = asyncio.create_task(self._run(), name=f"sink-{topic}-{partition}")
-
-    def append(self, record: Record) -> None:
-        self._waiting.append(record)
-        self._bytes += record.size
-        self._wake.set()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def unkept(self) -> int:
-        """How many records are nowhere but in memory."""
-        return sum(record.segment is None for record in self._waiting)
-
-    def keep_on(self, spill: Spill) -> None:
-        """Write to disk what is only in memory; what does not fit stays as it is."""
-        self._waiting = deque(
-            record if record.segment else record._replace(segment=spill.back_up(record))
-            for record in self._waiting
-        )
-
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            if not self._waiting:
-                self.sent_at = None
-                self._wake.clear()
-                await self._wake.wait()
-                if self._bytes < self._sink.batch_bytes:
-                    await asyncio.sleep(self._sink.linger_s)
-            producer = self._sink.producer
-            assert producer is not None
-            batch, count = self._fill(producer)
-            if not failures:
-                self.sent_at = time.monotonic()
-            try:
-                await (await producer.send_batch(batch, self._topic, partition=self._partition))
-            except _REFUSED_FOR_GOOD as error:
-                if count == 1:
-                    self._one_by_one = max(0, self._one_by_one - 1)
-                    self._sink.refused_for_good(self._topic, self._pop(1)[0], error)
-                else:
-                    self._one_by_one = count
-                await self._sink.failed(producer, count - 1)
-            except Exception as error:  # whatever it was, the records are still ours to deliver
-                failures += 1
-                log.warning(
-                    "Kafka did not take a batch, it will be sent again",
-                    topic=self._topic,
-                    partition=self._partition,
-                    records=count,
-                    failures=failures,
-                    reason=words_of(error),
-                )
-                await asyncio.sleep(min(0.1 * 2**failures, 5.0))
-                await self._sink.failed(producer, count)
-            else:
-                failures = 0
-                self._one_by_one = max(0, self._one_by_one - count)
-                self._sink.acknowledged(self._pop(count))
-
-    def _fill(self, producer: AIOKafkaProducer) -> tuple[Any, int]:
-        """Return a batch of the first records, and how many went in; the first one always fits."""
-        batch = producer.create_batch()
-        count = 0
-        for record in islice(self._waiting, 1 if self._one_by_one else None):
-            if (
-                batch.append(
-                    timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=record.headers
-                )
-                is None
-            ):
-                break
-            count += 1
-        batch.close()
-        return batch, count
-
-    def _pop(self, count: int) -> list[Record]:
-        records = [self._waiting.popleft() for _ in range(count)]
-        self._bytes -= sum(record.size for record in records)
-        return records
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

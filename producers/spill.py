@@ -8,7 +8,8 @@ Segments are only appended to, and a new process begins a new one. When all of a
 Kafka, it is deleted: after a kill its records may be read, and sent, once more. Each record is
 with the operating system when `append` returns, so a killed process loses none; a power cut may.
 
-At the cap, or when the disk takes no more, a record is dropped, counted, and told of. Damage costs
+At the cap, or when the disk takes no more, `append` refuses a record, and the caller waits, or gives it
+up with `drop`: then it is counted, and told of. Damage costs
 what it hit: after a frame that is torn or does not fit its CRC, reading goes on at the
 next whole one. The marker begins with 0xFF, which no UTF-8 has, so that no value looks like a frame.
 
@@ -50,10 +51,12 @@ _decode = msgspec.msgpack.Decoder(tuple[str, bytes, bytes, int, list[tuple[str, 
 class Segment:
     """One file, and how far its records have come."""
 
-    __slots__ = ("path", "pending", "read_at", "size")
+    __slots__ = ("is_earlier", "path", "pending", "read_at", "size")
 
-    def __init__(self, path: Path, size: int = 0) -> None:
+    def __init__(self, path: Path, size: int = 0, is_earlier: bool = False) -> None:
         self.path = path
+        self.is_earlier = is_earlier
+        """An earlier process wrote it."""
         self.size = size
         """Bytes of whole frames, or, of a segment that another process wrote, of the file."""
         self.read_at = 0
@@ -71,6 +74,8 @@ class Record(NamedTuple):
     headers: list[tuple[str, bytes]]
     segment: Segment | None = None
     """Where it lies on disk; None: in memory alone."""
+    momentary: bool = False
+    """It tells only of the moment: it is never on disk, and no loss."""
 
     @property
     def size(self) -> int:
@@ -94,7 +99,7 @@ class Spill:
         self.written = 0
         """Records written, since the start as all counts."""
         self.dropped = 0
-        """Records that `append` could not keep, and that are lost."""
+        """Records that were given up, and are lost."""
         self.damaged_bytes = 0
         """What could not be read back, and is lost."""
         self._refusal = ""
@@ -108,7 +113,7 @@ class Spill:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*" + SUFFIX)):
-                segment = Segment(path, path.stat().st_size)
+                segment = Segment(path, path.stat().st_size, is_earlier=True)
                 self._unread.append(segment)
                 self.bytes += segment.size
                 self._number = int(path.stem)
@@ -126,11 +131,9 @@ class Spill:
         return sum(segment.size - segment.read_at for segment in self._unread)
 
     def append(self, record: Record) -> bool:
-        """Keep a record behind all others. False when neither cap nor disk let us: it is dropped."""
+        """Keep a record behind all others. False when the cap or the disk does not let us."""
         tail = self._write(record)
-        if tail is None:
-            self.drop(record, self._refusal)
-        elif not self._unread or self._unread[-1] is not tail:
+        if tail is not None and (not self._unread or self._unread[-1] is not tail):
             self._unread.append(tail)
         return tail is not None
 
@@ -147,10 +150,10 @@ class Spill:
             tail.pending += 1
         return tail
 
-    def drop(self, record: Record, reason: str) -> None:
-        """Give up a record: it is lost, and counted."""
+    def drop(self, record: Record, reason: str = "") -> None:
+        """Give up a record: it is lost, and counted. Without a reason, for that of the last refusal."""
         self.dropped += 1
-        self._refusal = reason
+        self._refusal = reason or self._refusal
         self.tell_dropped()
         if record.segment:
             self.done(record.segment)

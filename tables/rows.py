@@ -214,7 +214,8 @@ class RowTable(Table, Generic[State, Row]):
     """A Faust table of bytes, read and written through `PartitionRows`."""
 
     def __init__(self, app: Any, name: str, state: type[State], row: type[Row], partitions: int) -> None:
-        super().__init__(app, name=name, key_type=bytes, value_type=bytes, partitions=partitions)
+        # The changelog comes in batches as well, and each is applied as it comes.
+        super().__init__(app, name=name, schema=app.batches, partitions=partitions, recovery_buffer_size=1)
         self._decode_state = msgspec.json.Decoder(state).decode
         self._decode_row = msgspec.json.Decoder(row).decode
         self._partitions: dict[int, PartitionRows[State, Row]] = {}
@@ -291,20 +292,19 @@ class RowTable(Table, Generic[State, Row]):
         restored: dict[int, dict[bytes, bytes | None]] = {}
         newest: dict[tuple[int, bytes], int] = {}
         last: dict[int, int] = {}
-        for event in batch:
-            message = event.message
-            if message.topic != self.changelog_topic_name:
+        for tp, (place, key, value, _) in _records_in(batch):
+            if tp.topic != self.changelog_topic_name:
                 continue  # of a partition that has moved away: Faust gives it to the table of the one before
-            partition, key, value = message.partition, message.key, message.value
+            partition = tp.partition
             rows = restored.setdefault(partition, {})
-            last[partition] = message.offset
+            last[partition] = place
             try:
                 offset = None if value is None else offset_in(value)
                 if (partition, key) not in newest:
                     kept = self.stored(partition, key)
                     newest[partition, key] = -1 if kept is None else offset_in(kept)
             except (AttributeError, TypeError, ValueError):
-                self.log.error("%s-%s@%s is not a row, and is left out", *message.tp, message.offset)
+                self.log.error("%s-%s@%s is not a row, and is left out", *tp, place)
                 continue
             if offset is None or newest[partition, key] <= offset:
                 newest[partition, key] = -1 if offset is None else offset
@@ -314,6 +314,11 @@ class RowTable(Table, Generic[State, Row]):
         for partition, rows in restored.items():
             # An older row behind a newer one must be met again if we die before ours is written again.
             self.data.write(partition, rows, None if partition in self._stale else last[partition])
+
+
+def _records_in(events: Iterable[Any]) -> Iterator[tuple[TP, Any]]:
+    """Return the records of batches, each with where it is from."""
+    return ((event.value.tp, record) for event in events for record in event.value.records)
 
 
 def offset_in(row: bytes) -> int:

@@ -30,6 +30,7 @@ WRONG: dict[str, list[str]] = {
     "keyframe_s": ["0.9", "3601"],
     "book_levels": ["0", "1001"],
     "connection_products": ["0", "1001"],
+    "lose_books_on_gaps": ["2", "maybe", "-1"],
     "spill_mb": ["-1", "1000001", "x"],
     "batch_records": ["0", "100001"],
     "commit_s": ["0.04", "61", "nan"],
@@ -163,6 +164,7 @@ any_settings = st.fixed_dictionaries(
         "retention_days": st.floats(2, 3650),
         "grace_s": st.floats(0, 86400),
         "commit_s": st.floats(0.05, 60),
+        "lose_books_on_gaps": st.booleans(),
         "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     },
 )

@@ -135,7 +135,8 @@ _TYPES = frozenset(message.__struct_config__.tag for message in get_args(_Known)
 
 _decode = msgspec.json.Decoder(_Known).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
-_decode_trades = msgspec.json.Decoder(list[_RestTrade]).decode
+_decode_page = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_rest_trade = msgspec.json.Decoder(_RestTrade).decode
 
 _is_symbol = re.compile(SYMBOL).match
 _missing_field = re.compile(r"Object missing required field `(\w+)`\Z").match
@@ -195,8 +196,10 @@ class Codec(codec.Codec):
         """
         return f"/products/{quote(symbol, safe='')}/trades?limit={limit}&after={before_id}"
 
-    def read_trades(self, symbol: str, body: bytes, received_time_us: int) -> list[Trade]:
-        """Return the trades of a page; ``side`` is the maker's, as in a ``match``.
+    def read_trades(
+        self, symbol: str, body: bytes, received_time_us: int
+    ) -> tuple[list[Trade], list[DecodeError]]:
+        """Return the trades of a page, and what was refused; ``side`` is the maker's, as in a ``match``.
 
         Source: https://docs.cdp.coinbase.com/exchange/reference/exchangerestapi_getproducttrades
         ::
@@ -205,22 +208,25 @@ class Codec(codec.Codec):
               "size": "0.06469797", "side": "sell"}]
 
         Raises:
-            DecodeError: the body is not what the protocol says; none of it is taken.
+            DecodeError: the body is no JSON, or no list.
         """
-        trades: list[Trade] = []
         try:
-            messages = _decode_trades(body.decode())
-            trades.extend(_trade(message, symbol, None, received_time_us) for message in messages)
-        except _Wrong as error:
-            raise DecodeError(self.exchange, error.reason, body, f"[{len(trades)}].{error.field}") from None
-        except msgspec.ValidationError as error:
-            reason, field = _where(str(error))
-            raise DecodeError(self.exchange, reason, body, field) from None
+            rows = _decode_page(body.decode())
         except (msgspec.DecodeError, UnicodeError) as error:
             raise DecodeError(self.exchange, str(error), body) from None
         except RecursionError:
             raise DecodeError(self.exchange, "JSON is nested too deep", body) from None
-        return trades
+        trades: list[Trade] = []
+        refused: list[DecodeError] = []
+        for row in rows:
+            try:
+                trades.append(_trade(_decode_rest_trade(row), symbol, None, received_time_us))
+            except _Wrong as error:
+                refused.append(DecodeError(self.exchange, error.reason, bytes(row), error.field))
+            except msgspec.DecodeError as error:
+                reason, field = _where(str(error))
+                refused.append(DecodeError(self.exchange, reason, bytes(row), field))
+        return trades, refused
 
 
 def _request(kind: str, symbols: Iterable[str], channels: Iterable[str]) -> list[str]:
@@ -262,6 +268,8 @@ def _trade(message: _Match | _RestTrade, symbol: str, sequence: int | None, rece
          "time": "2014-11-07T08:19:27.028459Z", "product_id": "BTC-USD",
          "size": "5.23512", "price": "400.23", "side": "sell"}
     """
+    if sequence is not None:
+        _check_id("trade_id", message.trade_id, sequence)
     return Trade(
         exchange=Codec.exchange,
         symbol=symbol,
@@ -284,6 +292,7 @@ def _heartbeat(message: _Heartbeat, received_time_us: int) -> Heartbeat:
         {"type": "heartbeat", "sequence": 90, "last_trade_id": 20, "product_id": "BTC-USD",
          "time": "2014-11-07T08:19:28.464459Z"}
     """
+    _check_id("last_trade_id", message.last_trade_id, message.sequence)
     return Heartbeat(
         exchange=Codec.exchange,
         symbol=message.product_id,
@@ -402,6 +411,16 @@ def _where(text: str) -> tuple[str, str]:
     if missing := _missing_field(reason):
         path = f"{path.rstrip('`')}.{missing[1]}"
     return reason, path.strip(".`")
+
+
+def _check_id(field: str, trade_id: int, sequence: int) -> None:
+    """Refuse an id that cannot be: ``sequence`` counts a product's order events, and a trade is one of them.
+
+    An absurd one would be a hole of as many trades, which nobody could ever fill.
+    Source: https://docs.cdp.coinbase.com/exchange/websocket-feed/overview#sequence-numbers
+    """
+    if trade_id > sequence:
+        raise _Wrong(field, f"{trade_id} is above the sequence, {sequence}")
 
 
 def _positive(field: str, text: str) -> Decimal:

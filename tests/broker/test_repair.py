@@ -137,7 +137,7 @@ async def test_gaps_are_filled_through_the_log_and_then_left_alone(broker, excha
     first = exchange.first
     await worker.write(gap(first + 10, first + 10))  # before the producer starts: as after a restart
     await worker.write(gap(first, first, "ETH-USD"))  # somebody else's
-    settings = msgspec.structs.replace(QUICK, again_first_s=0.5, again_most_s=0.5)
+    settings = msgspec.structs.replace(QUICK, again_first_s=0.5, lacking_first_s=0.5)
     async with repairing(broker, exchange, settings) as repairer:
         await until(lambda: len(worker.open) == 1)
         await worker.write(gap(first + 100, first + 5099))
@@ -173,6 +173,26 @@ async def test_repairs_go_on_after_the_broker_was_killed(broker, exchange, worke
         await asyncio.sleep(1)
         await broker.start()
         await worker.write(gap(first + 301, first + 301))
+        await until(lambda: not worker.open)
+        await until(lambda: repairer.status.open == 0)
+
+
+async def test_it_follows_the_topic_on_after_its_consumer_was_stopped(broker, exchange, worker, monkeypatch):
+    """What aiokafka then raises is no `KafkaError`, nor are all of its others."""
+    consumers = []
+
+    class Watched(AIOKafkaConsumer):
+        async def start(self):
+            consumers.append(self)
+            await super().start()
+
+    monkeypatch.setattr("producers.repair.AIOKafkaConsumer", Watched)
+    async with repairing(broker, exchange) as repairer:
+        await worker.write(gap(first := exchange.first + 500, first))
+        await until(lambda: not worker.open)
+        await consumers[0].stop()
+        await until(lambda: len(consumers) > 1)
+        await worker.write(gap(first + 1, first + 1))
         await until(lambda: not worker.open)
         await until(lambda: repairer.status.open == 0)
 

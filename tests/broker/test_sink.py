@@ -32,7 +32,7 @@ from producers import sink as sinking
 from producers.exchanges.coinbase import Codec
 from producers.feed import FeedRefused
 from producers.produce import produce
-from producers.sink import Sink
+from producers.sink import Sink, SinkFailed
 from producers.spill import Record, Spill
 from producers.topic import BrokerUnavailable, TopicSpec, ensure_topics
 
@@ -594,6 +594,139 @@ async def test_at_the_cap_what_is_dropped_is_counted_to_the_record(broker, marks
         assert ids[-10:] == list(range(1000, 1010))
 
 
+class SlowSink(Sink):
+    """Kafka as one sees it over a slow line: it answers each batch, late."""
+
+    async def send(self, *args):
+        await asyncio.sleep(0.02)
+        await super().send(*args)
+
+
+def leave_trades(folder, numbers):
+    """Leave trades on disk, as an earlier process does."""
+    spill = Spill(folder, SPILL_BYTES)
+    for number in numbers:
+        spill.append(Record("trades", b"coinbase:BTC-USD", trade(number).to_json(), now_us() // 1000, []))
+    spill.close()
+
+
+async def test_at_the_cap_a_kafka_that_is_only_slow_holds_the_source_back(broker, marks, tmp_path):
+    cap = 40_000
+    leave_trades(tmp_path, range(100))
+    async with SlowSink(broker.bootstrap, max_unacked=20, spill=Spill(tmp_path, cap)) as sink:
+        for number in range(100, 1000):
+            await sink.put(trade(number))
+            assert sink.stats.spill_bytes <= cap
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        assert (sink.stats.dropped, sink.stats.taken) == (0, 900)
+        assert sink.stats.spilled > 0
+    assert ids_of(await marks.records("trades"), "BTC-USD") == list(range(1000))
+
+
+async def test_who_waits_at_the_cap_when_kafka_goes_away_waits_no_longer(broker, marks, tmp_path, impatient):
+    leave_trades(tmp_path, range(100))
+    sink = Sink(broker.bootstrap, max_unacked=20, spill=Spill(tmp_path, 40_000))
+    await sink.open()
+    async with away(broker, "hangs"):
+        began = time.monotonic()
+        for number in range(100, 1000):
+            await asyncio.wait_for(sink.put(trade(number)), PATIENCE_S)
+        assert time.monotonic() - began > 1  # it waited, to see whether Kafka is only slow
+        dropped = sink.stats.dropped
+        assert 0 < dropped < 900
+    assert await sink.close(PATIENCE_S) == dropped
+    ids = list(dict.fromkeys(ids_of(await marks.records("trades"), "BTC-USD")))
+    assert ids == list(range(1000 - dropped))
+
+
+@pytest.mark.parametrize("stop", [True, False])
+async def test_who_is_cancelled_at_the_door_loses_nothing_where_the_sink_was_told(
+    broker, marks, tmp_path, stop
+):
+    sink = Sink(broker.bootstrap, max_unacked=30, spill=Spill(tmp_path, SPILL_BYTES))
+    await sink.open()
+    async with away(broker, "killed"):
+        for number in range(30):
+            await sink.put(trade(number))
+        waiting = [asyncio.create_task(sink.put(trade(number))) for number in (30, 31)]
+        await asyncio.sleep(0)
+        if stop:
+            sink.stop_waiting()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await sink.close(0.5) == (0 if stop else 2)
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    assert ids_of(await marks.records("trades"), "BTC-USD") == list(range(32 if stop else 30))
+
+
+class Broken(Spill):
+    """A spill with a mistake in it."""
+
+    def read(self):
+        raise ZeroDivisionError("a mistake")
+
+    tell_dropped = read
+
+
+@pytest.mark.parametrize("part", ["drain", "watch"])
+async def test_a_mistake_in_the_sink_itself_ends_whoever_writes(broker, tmp_path, part):
+    if part == "drain":
+        leave_trades(tmp_path, range(1))
+    sink = Sink(broker.bootstrap, max_unacked=5, spill=Broken(tmp_path, SPILL_BYTES))
+    await sink.open()
+
+    async def write():
+        while True:
+            await sink.put(trade(1))
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(SinkFailed, match="a mistake"):
+        await asyncio.wait_for(write(), PATIENCE_S)
+    with pytest.raises(SinkFailed, match="a mistake"):
+        await sink.write("feeds", "me", b"", schema=b"feed/1", received_time_us=0, momentary=True)
+    await asyncio.wait_for(sink.close(0.5), PATIENCE_S)
+
+
+async def test_who_waits_for_room_learns_of_a_mistake_too(broker, tmp_path):
+    sink = Sink(broker.bootstrap, max_unacked=1, spill=Spill(tmp_path, SPILL_BYTES))
+    await sink.open()
+    async with away(broker, "hangs"):
+        await sink.put(trade(1))
+        waiting = [asyncio.create_task(sink.put(trade(2))), asyncio.create_task(sink.flush())]
+        await asyncio.sleep(0)
+        sink._spill.tell_dropped = None
+        for task in waiting:
+            with pytest.raises(SinkFailed, match="not callable"):
+                await asyncio.wait_for(task, PATIENCE_S)
+        assert await sink.close(0.5) == 1  # the second; the first is on disk
+
+
+async def test_dead_letters_of_many_sources_leave_nothing_in_memory(broker, marks):
+    async with Sink(broker.bootstrap) as sink:
+        for number in range(100):
+            await sink.dead_letter(b"x", f"frame {number}", "odd")
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        assert len(sink._lane_of) == 0
+    assert len(await marks.records("dead-letters")) == 100
+
+
+async def test_books_that_an_earlier_process_left_are_passed_over(broker, marks, tmp_path):
+    """Some of them, and newer ones, may be in Kafka: they would be a book that never was."""
+    leave_trades(tmp_path, [1])
+    spill = Spill(tmp_path, SPILL_BYTES)
+    for topic in ("books", "dead-letters"):
+        spill.append(Record(topic, b"coinbase:BTC-USD", book(1).to_json(), now_us() // 1000, []))
+    spill.close()
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await sink.put(book(2))
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+        assert (sink.stats.dropped, sink.stats.acked) == (0, 3)
+    assert [len(read_book(r.value).bids) for r in await marks.records("books")] == [2]
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_closing_without_kafka_leaves_on_disk_what_memory_has(broker, marks, tmp_path):
     sink = Sink(broker.bootstrap, max_unacked=30, spill=Spill(tmp_path, SPILL_BYTES))
     await sink.open()
@@ -620,7 +753,7 @@ async def test_a_word_of_the_moment_never_goes_to_disk(broker, marks, tmp_path, 
     await sink.open()
 
     async def say(what):
-        await sink.write("feeds", "me", what, schema=b"feed/1", received_time_us=now_us(), lasting=False)
+        await sink.write("feeds", "me", what, schema=b"feed/1", received_time_us=now_us(), momentary=True)
 
     await say(b"before")
     await sink.flush()
@@ -726,7 +859,7 @@ class Market:
 
     async def trade(self, socket):
         self.trades += 1
-        trade = {"trade_id": self.trades, "sequence": 1, "side": "buy", "size": "1", "price": "2"}
+        trade = {"trade_id": self.trades, "sequence": self.trades, "side": "buy", "size": "1", "price": "2"}
         await socket.send(json.dumps({"type": "match", "product_id": "BTC-USD", "time": stamp(), **trade}))
 
 
@@ -918,4 +1051,28 @@ async def test_a_producer_goes_on_without_kafka_and_over_its_own_end(broker, mar
     assert all(before > last - 100 and after < last + 10 for before, after in holes)
     causes, _ = follow(await books())
     assert set(causes) == {"kafka away", "producer stopped"}
-    assert (causes[0], causes[-1], causes.count("producer stopped")) == ("kafka away", "producer stopped", 2)
+    # The first run's last word lay on disk when the second began: it is passed over.
+    assert (causes[0], causes[-1], causes.count("producer stopped")) == ("kafka away", "producer stopped", 1)
+
+
+async def test_a_producer_that_waits_for_kafka_when_it_is_stopped_loses_nothing(broker, marks, tmp_path):
+    async def trade_ids():
+        return ids_of(await marks.records("trades"), "BTC-USD")
+
+    async with market() as exchange:
+        exchange.busy = True
+        stop = asyncio.Event()
+        task = producing(broker, exchange, stop, spill_folder=tmp_path, max_unacked=20)
+        await first(trade_ids)
+        async with away(broker, "killed"):
+            count = exchange.trades
+            await until(lambda: exchange.trades > count + 100)
+            assert not list(tmp_path.glob("*.spill"))  # it has not been away for long
+            stop.set()
+            assert await asyncio.wait_for(task, PATIENCE_S) == 0
+            assert list(tmp_path.glob("*.spill"))
+    async with Sink(broker.bootstrap, spill=Spill(tmp_path, SPILL_BYTES)) as sink:
+        await asyncio.wait_for(sink.flush(), PATIENCE_S)
+    ids = list(dict.fromkeys(await trade_ids()))
+    assert ids == list(range(1, len(ids) + 1))
+    assert len(ids) > count

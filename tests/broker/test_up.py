@@ -14,6 +14,8 @@ import psutil
 import pytest
 from rig import free_port, get, until
 
+from candlewick.up import _are_repaired, _gaps
+
 pytestmark = pytest.mark.broker
 
 TRUTH = Path(__file__).with_name("truth.py")
@@ -26,6 +28,7 @@ def test_candles_and_books_are_served_then_everything_ends_and_a_restart_goes_on
     options = ("up", "--data-dir", str(data_dir), "--port", port, "--products", "BTC-USD,ETH-USD")
     up = run(*options, "--speed", "30")
     assert up.line("ready") == base
+    assert told_producer(up, "SPILL_MB") == ["1024"]
 
     def shown(window: str):
         status, body = get(f"{base}/stats/{window}/BTC-USD")
@@ -98,6 +101,12 @@ def test_every_figure_of_our_own_recording_is_that_of_a_separate_script(run, tmp
     compare_with_truth(run, tmp_path, path)
 
 
+def told_producer(up, *names: str) -> list[str]:
+    """Return what is in the environment of the producer."""
+    producer = next(process for process in up.family() if "produce" in process.cmdline())
+    return [producer.environ()[f"CANDLEWICK_{name}"] for name in names]
+
+
 def compare_with_truth(run, tmp_path, path: Path) -> None:
     told = subprocess.run(
         [sys.executable, str(TRUTH), str(path)], capture_output=True, check=True, timeout=60
@@ -108,6 +117,7 @@ def compare_with_truth(run, tmp_path, path: Path) -> None:
     up.line("ready")
     base = f"http://127.0.0.1:{port}"
     count = sum(candle["trade_count"] for name, candle in truth["candles"].items() if name.startswith("1d"))
+    assert told_producer(up, "SPILL_MB", "LOSE_BOOKS_ON_GAPS") == ["0", "false"]
     until(
         lambda: (got := get(f"{base}/v1/status")[1]) and sum(p["trades_1d"] for p in got["products"]) >= count
     )
@@ -126,20 +136,48 @@ def compare_with_truth(run, tmp_path, path: Path) -> None:
                 assert served[field] == book[field], (product, window, field)
 
 
-def test_up_ends_by_itself_when_the_recording_is_done(run, tmp_path):
-    path = tmp_path / "one.jsonl"
-    frame = {
-        "type": "match", "trade_id": 10, "maker_order_id": "a", "taker_order_id": "b", "side": "sell",
-        "size": "0.00000004", "price": "83432.17", "product_id": "BTC-USD", "sequence": 50,
-        "time": "2021-04-17T16:43:37.000001Z",
-    }  # fmt: skip
-    path.write_text(json.dumps({"recv_ts": None, "dir": "in", "raw": json.dumps(frame)}) + "\n")
+@pytest.mark.parametrize("trade_ids", [[10], [10, 12]])
+def test_up_ends_by_itself_when_the_recording_is_done(run, tmp_path, trade_ids):
+    path = tmp_path / "few.jsonl"
+    with path.open("w") as file:
+        for trade_id in trade_ids:
+            frame = {
+                "type": "match", "trade_id": trade_id, "maker_order_id": "a", "taker_order_id": "b",
+                "side": "sell", "size": "0.00000004", "price": "83432.17", "product_id": "BTC-USD",
+                "sequence": 40 + trade_id, "time": f"2021-04-17T16:43:{trade_id}.000001Z",
+            }  # fmt: skip
+            file.write(json.dumps({"recv_ts": None, "dir": "in", "raw": json.dumps(frame)}) + "\n")
     up = run(
         "up", "--data-dir", str(tmp_path / "data"), "--port", str(free_port()), "--feed", str(path), "--speed", "0",
         "--exit-when-done",
     )  # fmt: skip
     assert up.process.wait(60) == 0, up.said()
     assert "the recording is done" in up.said()
+    asked = "The exchange does not have trades" in (tmp_path / "data" / "logs" / "producer.log").read_text()
+    assert asked == (len(trade_ids) > 1)  # it waits for a gap to be filled, or found to be lost
+
+
+@pytest.mark.parametrize(
+    ("gaps", "open_gaps", "unavailable", "repaired"),
+    [
+        (0, 0, 0, True),
+        (1, 0, 0, False),
+        (1, 1, 0, False),
+        (0, 1, 0, False),
+        (2, 2, 1, False),
+        (2, 2, 2, True),
+    ],
+)
+def test_gaps_are_waited_for_unless_the_exchange_does_not_have_them(gaps, open_gaps, unavailable, repaired):
+    feed = {
+        "state": "connected",
+        "open_gaps": open_gaps,
+        "unavailable_gaps": unavailable,
+        "repaired_trades": 3,
+    }
+    gone = {"state": "stopped", "open_gaps": 7, "unavailable_gaps": 0, "repaired_trades": 0}
+    status = {"feeds": [feed, gone], "products": [{"gaps": gaps}, {"gaps": 0}]}
+    assert _are_repaired(_gaps(status)) == repaired
 
 
 def test_what_was_recorded_is_replayed_whole(run, kafka, tmp_path):

@@ -16,7 +16,7 @@ from models.book import BookDelta, BookSnapshot, OrderBook, read_book
 from models.decimals import is_price
 from models.errors import ConfigError, DecodeError
 from models.trade import Heartbeat, Trade, read_trade
-from producers.codec import Refused, Subscribed, Unknown
+from producers.codec import Refused, Subscribed, Unknown, without_userinfo
 from producers.exchanges import codec_class, names
 from producers.exchanges.coinbase import EARLIEST_US, MAX_AHEAD_US, Codec
 
@@ -551,12 +551,13 @@ def page(*rows):
 
 def test_a_trade_over_rest_is_the_same_as_over_the_socket_but_for_its_sequence():
     over_rest = {key: MATCH[key] for key in ("time", "trade_id", "price", "size", "side")}
-    [trade] = Codec().read_trades("BTC-USD", page(over_rest), RECEIVED_US)
+    [trade], refused = Codec().read_trades("BTC-USD", page(over_rest), RECEIVED_US)
+    assert not refused
     assert trade == msgspec.structs.replace(one(MATCH), sequence=None)
 
 
 def test_a_page_without_trades_is_a_page():
-    assert Codec().read_trades("BTC-USD", b"[]", RECEIVED_US) == []
+    assert Codec().read_trades("BTC-USD", b"[]", RECEIVED_US) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -579,22 +580,59 @@ def test_a_page_without_trades_is_a_page():
         ("time", '"2026-11-01T00:02:01Z"'),
     ],
 )
-def test_one_bad_value_refuses_the_whole_page_and_is_named(field, literal):
-    body = f"[{json.dumps(ROW)},{with_literal(ROW, field, literal)}]".encode()
-    assert rest_refusal(body).field == f"[1].{field}"
+def test_one_bad_value_refuses_its_trade_alone_and_is_named(field, literal):
+    bad = with_literal(ROW, field, literal)
+    body = f"[{json.dumps(ROW)},{bad},{json.dumps(ROW)}]".encode()
+    trades, [refused] = Codec().read_trades("BTC-USD", body, RECEIVED_US)
+    assert [trade.trade_id for trade in trades] == [ROW["trade_id"]] * 2
+    assert (refused.exchange, refused.frame, refused.field) == ("coinbase", bad.encode(), field)
+    assert refused.reason
 
 
 @pytest.mark.parametrize("field", ROW)
-def test_a_missing_value_refuses_the_whole_page(field):
-    rest_refusal(page(ROW, {name: value for name, value in ROW.items() if name != field}))
+def test_a_missing_value_refuses_its_trade_alone(field):
+    bad = {name: value for name, value in ROW.items() if name != field}
+    [trade], [refused] = Codec().read_trades("BTC-USD", page(bad, ROW), RECEIVED_US)
+    assert trade.trade_id == ROW["trade_id"]
+    assert (json.loads(refused.frame), refused.field) == (bad, field)
+
+
+@pytest.mark.parametrize("row", ["1", "null", "[]", "{}", '"x"', "[" * 500 + "]" * 500])
+def test_what_is_no_trade_is_refused_alone(row):
+    [trade], [refused] = Codec().read_trades("BTC-USD", f"[{row},{json.dumps(ROW)}]".encode(), RECEIVED_US)
+    assert trade.trade_id == ROW["trade_id"]
+    assert refused.frame == row.encode()
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b'{"message":"NotFound"}', b"<html>", b"[1]", b"\xff", b"[" * 1_000_000, page(ROW)[:-1]],
+    [b"", b"{}", b'{"message":"NotFound"}', b"<html>", b"\xff", b"[" * 1_000_000, page(ROW)[:-1]],
 )
 def test_a_body_that_is_no_page_is_refused(body):
     rest_refusal(body)
+
+
+@pytest.mark.parametrize(("message", "field"), [(MATCH, "trade_id"), (HEARTBEAT, "last_trade_id")])
+def test_an_id_above_its_sequence_is_refused(message, field):
+    assert one({**message, field: message["sequence"]})
+    error = refusal(json.dumps({**message, field: message["sequence"] + 1}))
+    assert error.field == field
+    assert "sequence" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("wss://user:pa@ss@host:1/a@b?c", "wss://host:1/a@b?c"),
+        ("http://user@host", "http://host"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("http://u:p@[::1", "http://[::1"),
+        ("u:p@host", "host"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(url, shown):
+    assert without_userinfo(url) == shown
 
 
 def test_a_page_is_asked_for_by_the_id_that_it_ends_before():
@@ -692,10 +730,12 @@ def test_any_body_gives_trades_or_a_refusal(data):
     row = {**ROW, data.draw(st.sampled_from(list(ROW))): data.draw(json_values)}
     body = data.draw(st.binary(max_size=300) | st.sampled_from([page(row), page(ROW, row), page(*row)]))
     try:
-        trades = Codec().read_trades("BTC-USD", body, RECEIVED_US)
+        trades, refused = Codec().read_trades("BTC-USD", body, RECEIVED_US)
     except DecodeError as error:
         assert error.frame == body
     else:
+        assert len(trades) + len(refused) <= 2 + len(ROW)
+        assert all(error.frame in body for error in refused)
         for trade in trades:
             sound(trade)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import time
 
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
@@ -57,7 +59,11 @@ class Client:
 
     async def heartbeat(self, symbol="BTC-USD", last_trade_id=1):
         await self.send(
-            type="heartbeat", sequence=1, last_trade_id=last_trade_id, product_id=symbol, time=TIME
+            type="heartbeat",
+            sequence=last_trade_id,
+            last_trade_id=last_trade_id,
+            product_id=symbol,
+            time=TIME,
         )
 
     async def update(self, symbol="BTC-USD"):
@@ -75,6 +81,7 @@ class Exchange:
         self.snapshots = True
         self.answer = self.accept
         self.port = 0
+        self.user = ""
 
     async def __aenter__(self):
         await self.start()
@@ -93,7 +100,7 @@ class Exchange:
 
     @property
     def url(self):
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.user}127.0.0.1:{self.port}"
 
     async def client(self, number=0):
         """Return a client once it has sent a request."""
@@ -382,6 +389,25 @@ async def test_a_book_is_not_resubscribed_more_often_than_allowed():
         assert len(log.of(BookLost)) == 3
 
 
+@pytest.mark.parametrize(("in_step_s", "least"), [(60, (0.2, 0.4, 0.8, 0.8)), (0.02, (0.2, 0.2, 0.2, 0.2))])
+async def test_a_book_that_is_lost_again_and_again_waits_longer_until_it_holds(in_step_s, least):
+    log, asked = Log(), []
+    settings = FeedSettings(
+        connects_per_s=1000, tick_s=0.005, resubscribe_s=0.2, resubscribe_most_s=0.8, in_step_s=in_step_s
+    )
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        await until(lambda: log.of(BookSnapshot))
+        for number in range(1, 6):
+            await asyncio.sleep(0.05)
+            await feed.lose_book("BTC-USD", "crossed")
+            await until(lambda number=number: len(log.of(BookSnapshot)) == number + 1)
+            book = feed._connections[0]._books["BTC-USD"]
+            asked.append(book.resubscribed_at)
+            assert book.resubscribes == (number if in_step_s == 60 else 1)
+    for (before, after), wait_s in zip(itertools.pairwise(asked), least, strict=True):
+        assert after - before >= wait_s
+
+
 async def test_a_book_without_a_snapshot_is_subscribed_again():
     log = Log()
     settings = FeedSettings(connects_per_s=1000, tick_s=0.01, snapshot_s=0.1, resubscribe_s=0.1)
@@ -427,6 +453,21 @@ async def test_missed_trades_lose_the_book_of_their_symbol_and_of_no_other():
         ]
         assert len(log.of(Trade)) == 7
         assert reconnects(feed) == {}
+
+
+async def test_holes_of_a_recording_lose_no_book():
+    log = Log()
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, lose_books_on_gaps=False)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        client = await exchange.client()
+        for trade_id in (7, 10):
+            await client.match(trade_id)
+        for _ in range(3):
+            await client.heartbeat(last_trade_id=12)
+        await client.update()
+        await until(lambda: log.of(BookDelta))
+        assert not log.of(BookLost)
+        assert feed.status.books_resubscribed == 0
 
 
 async def test_each_connection_counts_its_trades_anew():
@@ -533,6 +574,52 @@ async def test_a_slow_sink_is_not_taken_for_a_silent_symbol():
         await client.heartbeat("ETH-USD")
         await until(lambda: log.of(Heartbeat))
         assert not log.of(BookLost)
+
+
+async def test_a_lost_book_is_told_though_the_connection_ends_while_there_is_no_room():
+    log, at_the_door = Log(), asyncio.Event()
+    deliver = log.deliver
+
+    async def slow(event):
+        if isinstance(event, BookLost):
+            at_the_door.set()
+        await deliver(event)
+
+    log.deliver = slow
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, symbol_silence_s=0.3, backoff_first_s=0.01)
+    async with Exchange() as exchange, running(exchange, log, ("BTC-USD", "ETH-USD"), settings):
+        client = await exchange.client()
+        await until(lambda: len(log.of(BookSnapshot)) == 2)
+        log.open.clear()  # and the reader is not held up: it has nothing to deliver
+        await asyncio.wait_for(at_the_door.wait(), PATIENCE_S)
+        await client.socket.close()
+        await asyncio.sleep(0.3)
+        log.open.set()
+        await until(lambda: len(log.of(BookSnapshot)) == 4)
+    books = [(type(event), event.symbol) for event in log.events]
+    for symbol in ("BTC-USD", "ETH-USD"):
+        first, again = (i for i, each in enumerate(books) if each == (BookSnapshot, symbol))
+        assert (BookLost, symbol) in books[first:again]
+
+
+async def test_user_and_password_of_the_address_are_never_shown():
+    log = Log()
+    with capture_logs() as lines:
+        async with Exchange() as exchange:
+            shown, exchange.user = exchange.url, "user:secret@"
+            async with running(exchange, log) as feed:
+                client = await exchange.client()
+                await client.socket.send("{not json")
+                await until(lambda: log.dead)
+                assert client.socket.request.headers["Authorization"].startswith("Basic ")
+                await client.socket.close()
+                await until(lambda: reconnects(feed))
+    assert log.dead[0][1] == f"coinbase {shown}"
+    assert any(line.get("url") == shown for line in lines)
+    assert "secret" not in str(lines)
+    with pytest.raises(ConfigError) as caught:
+        Feed(Codec, "http://user:secret@host", ["BTC-USD"], None, None)
+    assert "secret" not in str(caught.value)
 
 
 MARKET = Simulation(products=("BTC-USD", "ETH-USD"), trades_per_s=50)
@@ -719,7 +806,7 @@ async def test_a_full_sink_holds_up_the_socket():
             for number in range(frames):
                 # What does not compress: buffers of sockets hold some hundred of the others.
                 await client.send(
-                    type="match", trade_id=number, sequence=1, side="buy", size="1", price="2", time=TIME,
+                    type="match", trade_id=number, sequence=number, side="buy", size="1", price="2", time=TIME,
                     product_id="BTC-USD", pad=random.Random(number).randbytes(50_000).hex(),
                 )  # fmt: skip
                 sent += 1

@@ -52,7 +52,9 @@ def outcome(codec: Codec, frame: str | bytes, trades_of: str | None = None) -> d
             events = codec.receive(frame, RECEIVED_US)
         else:
             body = frame if isinstance(frame, bytes) else frame.encode()
-            events = codec.read_trades(trades_of, body, RECEIVED_US)
+            events, refused = codec.read_trades(trades_of, body, RECEIVED_US)
+            if refused:
+                raise refused[0]
         return {"events": [told(event) for event in events]}
     except DecodeError as error:
         return {"refused": error.reason, "field": error.field}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
 import random
 import time
+from collections import Counter
 
 import aiohttp
 import pytest
@@ -28,7 +30,7 @@ PATIENCE_S = 30
 SYMBOL = "BTC-USD"
 QUICK = RepairSettings(
     young_s=0.05, requests_per_s=500, timeout_s=5, backoff_first_s=0.01, backoff_most_s=0.05,
-    again_first_s=600, tick_s=0.01,
+    lacking_first_s=600, tick_s=0.01,
 )  # fmt: skip
 MARKET = Simulation(products=(SYMBOL,), start_us=1_780_000_000_000_000, max_trades=8500, trades_per_s=1000)
 
@@ -264,9 +266,82 @@ async def test_a_gap_that_grew_is_fetched_in_its_new_bounds(exchange):
         await until(lambda: len(log.trades) == 10)
         tell(repairer, first + 10, first + 19)  # the same again is no news
         tell(repairer, first + 10, first + 29)
-        await until(lambda: len(log.trades) == 30)
-        assert set(log.ids) == set(range(first + 10, first + 30))
-        assert repairer.status.requests == 2
+        await until(lambda: len(log.trades) >= 20)
+        tell(repairer, first + 10, first + 24)  # an older state, after a worker came back
+        tell(repairer, first + 10, first + 29)
+        await until(lambda: len(log.trades) >= 25)
+        await asyncio.sleep(0.2)
+        assert log.ids == [first + n for n in (*range(10, 30), *range(25, 30))]
+        assert repairer.status.requests == 3
+
+
+async def test_a_gap_that_grows_keeps_its_waits_and_asks_for_the_new_ids_alone():
+    log, asked = Log(), []
+
+    async def trades(request):
+        after, limit = int(request.query["after"]), int(request.query["limit"])
+        asked.append((after - limit, after - 1))
+        return web.json_response(
+            [row(number) for number in range(after - 1, after - 1 - limit, -1) if number > 10]
+        )
+
+    async with serving(trades) as url, repairing(url, log) as repairer:
+        tell(repairer, 8, 12)
+        await until(lambda: repairer.status.unavailable)  # 8 to 10 have to wait for long now
+        tell(repairer, 8, 15)
+        await until(lambda: len(log.trades) == 5)
+        tell(repairer, 8, 16)
+        await until(lambda: len(log.trades) == 6)
+        await asyncio.sleep(0.2)
+        assert log.ids == list(range(11, 17))
+        assert asked == [(8, 12), (8, 10), (13, 15), (16, 16)]
+        [hole] = repairer._holes.values()
+        assert (hole.passes, hole.wanted) == (1, ((8, 10),))
+
+
+async def test_a_gap_that_grows_in_the_midst_of_a_pass_does_not_begin_anew(exchange):
+    log, first = Log(), exchange.first
+    async with repairing(exchange.rest_url, log, Small) as repairer:
+        tell(repairer, first, first + 2999)
+        await until(lambda: len(log.trades) > 1000)
+        tell(repairer, first, first + 3004)
+        await until(lambda: len(log.trades) >= 3005)
+        await asyncio.sleep(0.2)
+        assert sorted(log.ids) == list(range(first, first + 3005))
+        assert repairer.status.requests <= 302
+
+
+async def test_a_gap_that_is_too_large_is_told_once_and_never_fetched():
+    log, asked = Log(), []
+
+    async def trades(request):
+        asked.append(request.query["after"])
+        return web.json_response([row(5)])
+
+    settings = RepairSettings(young_s=0, requests_per_s=500, tick_s=0.01, most_trades=1000)
+    with capture_logs() as lines:
+        async with serving(trades) as url, repairing(url, log, settings=settings) as repairer:
+            tell(repairer, 10, 1010)
+            tell(repairer, 10, 2**60)
+            tell(repairer, 5, 5)
+            await until(lambda: log.trades)
+            await asyncio.sleep(0.2)
+            assert asked == ["6"]
+            assert (repairer.status.open, repairer.status.unavailable) == (2, 1)
+            tell(repairer, 10, 1009)
+            await until(lambda: "1010" in asked)
+    [told] = [line for line in lines if "too large" in line["event"]]
+    assert (told["trades"], told["missing"], told["most"]) == ("10..1010", 1001, 1000)
+
+
+async def test_nothing_is_asked_for_while_there_is_no_room(exchange):
+    log, first, room = Log(), exchange.first, []
+    async with repairing(exchange.rest_url, log, may_fetch=lambda: bool(room)) as repairer:
+        tell(repairer, first, first + 4)
+        await asyncio.sleep(0.3)
+        assert repairer.status.requests == 0
+        room.append(True)
+        await until(lambda: len(log.trades) == 5)
 
 
 async def test_a_gap_that_stays_open_is_fetched_again_more_and_more_rarely():
@@ -276,7 +351,9 @@ async def test_a_gap_that_stays_open_is_fetched_again_more_and_more_rarely():
         asked.append(time.monotonic())
         return web.json_response([row(5), row(4), row(3)])
 
-    settings = RepairSettings(young_s=0, again_first_s=0.2, again_most_s=0.8, tick_s=0.01, requests_per_s=500)
+    settings = RepairSettings(
+        young_s=0, again_first_s=0.2, lacking_most_s=0.8, tick_s=0.01, requests_per_s=500
+    )
     async with serving(trades) as url, repairing(url, log, settings=settings) as repairer:
         tell(repairer, 3, 5)
         await until(lambda: len(log.trades) == 15)
@@ -289,7 +366,7 @@ async def test_a_gap_that_stays_open_is_fetched_again_more_and_more_rarely():
 async def test_trades_that_the_exchange_lacks_are_told_once_and_tried_again(exchange):
     log, first = Log(), exchange.first
     settings = RepairSettings(
-        young_s=0, again_first_s=0.05, again_most_s=0.05, tick_s=0.01, requests_per_s=500
+        young_s=0, lacking_first_s=0.02, lacking_most_s=0.05, tick_s=0.01, requests_per_s=500
     )
     with capture_logs() as lines:
         async with repairing(exchange.rest_url, log, settings=settings) as repairer:
@@ -320,6 +397,127 @@ async def test_trades_that_a_page_skips_are_lacking_and_the_rest_is_delivered():
     assert (told["trades"], told["missing"]) == (["15..15", "31..33"], 4)
 
 
+async def test_only_what_is_lacking_is_walked_and_delivered_again():
+    log, asked, known = Log(), [], set(range(1, 200)) - {5, 150}
+
+    async def trades(request):
+        after, limit = int(request.query["after"]), int(request.query["limit"])
+        asked.append((after, limit))
+        numbers = [number for number in range(after - 1, 0, -1) if number in known][:limit]
+        return web.json_response([row(number) for number in numbers])
+
+    settings = RepairSettings(young_s=0, lacking_first_s=0.3, requests_per_s=500, tick_s=0.01)
+    async with serving(trades) as url, repairing(url, log, Small, settings) as repairer:
+        tell(repairer, 1, 199)
+        await until(lambda: repairer.status.unavailable)
+        del asked[:]
+        known.add(5)
+        await until(lambda: 5 in log.ids)
+        assert asked == [(151, 1), (6, 1)]
+        known.add(150)
+        await until(lambda: 150 in log.ids)
+        assert Counter(log.ids) == Counter(range(1, 200))
+
+
+async def test_a_trade_that_is_refused_is_lacking_and_the_rest_of_its_page_is_delivered():
+    log = Log()
+
+    async def trades(request):
+        after, limit = int(request.query["after"]), int(request.query["limit"])
+        rows = [row(n, **({"price": "NaN"} if n in (31, 32) else {})) for n in range(after - limit, after)]
+        return web.json_response(rows[::-1])
+
+    settings = RepairSettings(young_s=0, lacking_first_s=0.02, requests_per_s=500, tick_s=0.01)
+    async with serving(trades) as url, repairing(url, log, Small, settings) as repairer:
+        tell(repairer, 12, 41)
+        tell(repairer, 70, 70)
+        await until(lambda: repairer.status.requests > 8)
+        assert sorted(log.ids) == [n for n in (*range(12, 42), 70) if n not in (31, 32)]
+        assert (repairer.status.failures, repairer.status.unavailable) == (0, 1)
+        [(body, source, reason)] = log.dead  # one letter, however often it is seen
+        assert json.loads(body)["trade_id"] == 32
+        assert source == f"coinbase {url}"
+        assert "price" in reason
+
+
+async def test_a_page_of_refused_trades_alone_is_walked_like_any_other():
+    log = Log()
+
+    async def trades(request):
+        return web.json_response([row(32, price="NaN"), row(31, price="NaN")])
+
+    async with serving(trades) as url, repairing(url, log) as repairer:
+        tell(repairer, 31, 32)
+        await until(lambda: repairer.status.unavailable)
+        await asyncio.sleep(0.2)
+        assert (repairer.status.requests, log.trades, len(log.dead)) == (1, [], 1)
+
+
+async def test_a_page_that_cannot_be_used_delays_no_other_gap():
+    log, bad = Log(), []
+
+    async def trades(request):
+        if request.query["after"] == "6":
+            bad.append(request)
+            return web.Response(body=b"<html>")
+        return web.json_response([row(int(request.query["after"]) - 1)])
+
+    class Highest(random.Random):
+        def uniform(self, a, b):
+            return b
+
+    settings = RepairSettings(
+        young_s=0, backoff_first_s=600, backoff_most_s=600, tick_s=0.005, requests_per_s=1000
+    )
+    async with serving(trades) as url, repairing(url, log, settings=settings, rng=Highest()) as repairer:
+        tell(repairer, 5, 5)
+        await until(lambda: repairer.status.failures)
+        for number in range(5000, 60_000, 5000):
+            tell(repairer, number, number)
+        await until(lambda: len(log.trades) == 11)
+        assert (len(bad), len(log.dead)) == (1, 1)
+
+
+async def test_a_gap_whose_answers_never_come_goes_behind_the_others():
+    log = Log()
+
+    async def trades(request):
+        if request.query["after"] == "6":
+            raise web.HTTPInternalServerError
+        return web.json_response([row(int(request.query["after"]) - 1)])
+
+    async with serving(trades) as url, repairing(url, log) as repairer:
+        tell(repairer, 5, 5)
+        await until(lambda: repairer.status.failures >= 2)
+        for number in (5000, 10_000):
+            tell(repairer, number, number)
+        await until(lambda: len(log.trades) == 2)
+
+
+async def test_user_and_password_are_used_and_never_shown():
+    log, asked = Log(), []
+
+    async def trades(request):
+        asked.append((request.headers.get("Authorization"), request.headers["Accept-Encoding"]))
+        return web.Response(status=403, body=b"no")
+
+    with capture_logs() as lines:
+        async with serving(trades) as url:
+            address = url.replace("//", "//user:secret@")
+            async with repairing(address, log) as repairer:
+                tell(repairer, 5, 5)
+                await until(lambda: log.dead)
+        async with repairing(address, log) as repairer:  # and nobody is there now
+            tell(repairer, 5, 5)
+            await until(lambda: repairer.status.failures)
+    assert asked[0] == ("Basic " + base64.b64encode(b"user:secret").decode(), "identity")
+    assert log.dead[0] == (b"no", f"coinbase {url}", "status 403")
+    assert "secret" not in str(lines) + str(log.dead)
+    with pytest.raises(ConfigError) as caught:
+        Repairer("", Codec(), "ws://user:secret@host", [SYMBOL], None, None)
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_product_that_rest_does_not_know_is_tried_slowly(exchange):
     log = Log()
     async with repairing(exchange.rest_url, log, symbols=("NO-SUCH",)) as repairer:
@@ -336,7 +534,6 @@ async def test_errors_limits_and_late_answers_only_delay_a_repair(exchange):
     log, first = Log(), exchange.first
     settings = RepairSettings(
         young_s=0, requests_per_s=500, timeout_s=0.3, backoff_first_s=0.01, backoff_most_s=0.05, tick_s=0.01,
-        again_first_s=600,
     )  # fmt: skip
     wrong = {"rest_error": 0.2, "rest_limit": 0.1, "rest_stall": 0.1}
     with faults(exchange, stall_s=3, **wrong) as plan:
@@ -373,7 +570,6 @@ def row(trade_id, **changes):
 
 BAD = {
     "no JSON": web.Response(body=b"<html>"),
-    "a bad price": web.json_response([row(6), row(5, price="NaN")]),
     "a page beside the one that was asked for": web.json_response([row(99)]),
     "a refusal": web.json_response({"message": "Forbidden"}, status=403),
     "a redirect": web.HTTPFound("http://127.0.0.1:1/"),
@@ -398,10 +594,9 @@ async def test_an_answer_that_cannot_be_used_is_kept_and_asked_for_again(name):
         tell(repairer, 5, 5)
         await until(lambda: log.trades)
         assert (repairer.status.requests, repairer.status.failures) == (3, 2)
-        assert len(log.dead) == 2
-        body, source, reason = log.dead[0]
+        [(body, source, reason)] = log.dead  # the second says nothing new
         assert body == (getattr(BAD[name], "body", None) or b"-")
-        assert source == f"coinbase {url}/products/BTC-USD/trades?limit=1&after=6"
+        assert source == f"coinbase {url}"
         assert reason
 
 
@@ -445,13 +640,14 @@ async def test_an_exchange_that_is_away_is_asked_with_back_off():
         assert time.monotonic() - began >= 0.1 + 0.2 + 0.3 + 0.3
 
 
-async def test_a_limit_holds_for_all_symbols_for_as_long_as_the_exchange_says():
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_limit_holds_for_all_symbols_for_as_long_as_the_exchange_says(status):
     log, asked = Log(), []
 
     async def trades(request):
         asked.append((request.match_info["symbol"], time.monotonic()))
         if len(asked) == 1:
-            return web.Response(status=429, headers={"Retry-After": "1"})
+            return web.Response(status=status, headers={"Retry-After": "1"})
         return web.json_response([row(5)])
 
     settings = RepairSettings(
