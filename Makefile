@@ -19,7 +19,7 @@ export PIP_NO_CACHE_DIR := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check test-broker faults bench readme golden lock format clean lint
+.PHONY: help setup up test test-all check test-broker faults bench readme golden lock format clean lint
 
 help:
 	@echo "make TARGET [ARGS=...]"
@@ -33,7 +33,10 @@ setup: $(STAMP) ## Make .venv from requirements.lock, and fetch Kafka's jars; th
 up: $(STAMP) ## Run everything on this machine; ARGS go to `candlewick up`, such as ARGS='--feed live'
 	@exec $(BIN)/candlewick up $(ARGS)
 
-test: lint ## Everything: format, lint, types, and all tests, those on a real Kafka too
+test: lint ## Format, lint, types, and the tests, those on a real Kafka too, but for the slowest
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: lint ## All tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint ## Format, lint, types and the pure tests, in under a minute

@@ -323,6 +323,7 @@ async def test_a_closed_sink_takes_nothing(broker):
         await sink.put(trade(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 async def test_records_kept_while_kafka_was_away_arrive_in_order(broker, marks, end):
     symbols = [f"S{number}-USD" for number in range(8)]
@@ -381,6 +382,7 @@ async def test_a_batch_that_failed_is_sent_again_before_what_is_behind_it(broker
     assert [read_trade(r.value).trade_id for r in await marks.records("trades")] == list(range(1, 500))
 
 
+@pytest.mark.slow
 async def test_closing_without_kafka_keeps_its_deadline_and_counts_what_is_lost(broker, marks):
     sink = Sink(broker.bootstrap, max_unacked=30)
     await sink.open()
@@ -443,6 +445,7 @@ def ids_of(records, symbol):
     return [read_trade(r.value).trade_id for r in records if r.key == f"coinbase:{symbol}".encode()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hangs", "killed"])
 async def test_with_a_spill_put_goes_on_while_kafka_is_away_and_all_arrives_in_order(
     broker, marks, tmp_path, how
@@ -639,6 +642,7 @@ async def test_who_waits_at_the_cap_when_kafka_goes_away_waits_no_longer(broker,
     assert ids == list(range(1000 - dropped))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [True, False])
 async def test_who_is_cancelled_at_the_door_loses_nothing_where_the_sink_was_told(
     broker, marks, tmp_path, stop
@@ -727,6 +731,7 @@ async def test_books_that_an_earlier_process_left_are_passed_over(broker, marks,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_closing_without_kafka_leaves_on_disk_what_memory_has(broker, marks, tmp_path):
     sink = Sink(broker.bootstrap, max_unacked=30, spill=Spill(tmp_path, SPILL_BYTES))
     await sink.open()
@@ -748,6 +753,7 @@ async def test_closing_without_kafka_leaves_on_disk_what_memory_has(broker, mark
     assert ids_of(await marks.records("trades"), "BTC-USD") == list(range(33))
 
 
+@pytest.mark.slow
 async def test_a_word_of_the_moment_never_goes_to_disk(broker, marks, tmp_path, impatient):
     sink = Sink(broker.bootstrap, topics=("trades", "feeds"), spill=Spill(tmp_path, SPILL_BYTES))
     await sink.open()
@@ -950,6 +956,7 @@ async def test_a_producer_that_is_refused_says_so_and_ends(broker, marks):
     assert "BTC-USD is not a product" in last["error"]
 
 
+@pytest.mark.slow
 async def test_a_producer_ends_in_time_while_kafka_is_away(broker, marks):
     async with market() as exchange:
         stop = asyncio.Event()
@@ -999,6 +1006,7 @@ def follow(books):
     return causes, count
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_a_producer_goes_on_without_kafka_and_over_its_own_end(broker, marks, tmp_path, impatient):
     async def books():
@@ -1055,6 +1063,7 @@ async def test_a_producer_goes_on_without_kafka_and_over_its_own_end(broker, mar
     assert (causes[0], causes[-1], causes.count("producer stopped")) == ("kafka away", "producer stopped", 1)
 
 
+@pytest.mark.slow
 async def test_a_producer_that_waits_for_kafka_when_it_is_stopped_loses_nothing(broker, marks, tmp_path):
     async def trade_ids():
         return ids_of(await marks.records("trades"), "BTC-USD")

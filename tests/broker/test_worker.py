@@ -150,6 +150,7 @@ def test_a_batch_that_cannot_be_folded_ends_the_worker_and_is_folded_by_the_next
     assert Decimal(candle["volume"]) == sum(t.size for t in trades("BUG-USD", 1, 2000))
 
 
+@pytest.mark.slow
 def test_windows_are_the_same_whatever_happened_to_the_workers(run, kafka, tmp_path):
     """One worker that is left alone, and a pair whose members are killed and ended all the time."""
     mock = run(
