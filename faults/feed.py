@@ -203,7 +203,6 @@ _NEEDED = {
     "F4",
     "malformed frames among the valid ones",
     "0 crashes; Z; a dead letter for each, byte by byte",
-    quick=True,
 )
 async def malformed(plan: Plan) -> Outcome:
     """Put spoiled frames between the exchange's own."""

@@ -32,7 +32,7 @@ BURST_S = 0.8
 """Seconds that the burst of a kill takes: at 200,000 trades and 20 kills, 12,000 a second."""
 
 
-@scenario("F0", "a naive worker, killed: does the rig see it?", "must be wrong", quick=True)
+@scenario("F0", "a naive worker, killed: does the rig see it?", "must be wrong")
 async def naive_worker(plan: Plan) -> Outcome:
     """Kill a worker that adds up without offsets and ids, as F14 does."""
     kills = 1 if plan.quick else 5
@@ -401,9 +401,7 @@ async def poison(plan: Plan) -> Outcome:
     )
 
 
-@scenario(
-    "F20", "worker SIGTERM at random moments", f"exit 0 <= 10 s; a second SIGTERM is safe; {Z}", quick=True
-)
+@scenario("F20", "worker SIGTERM at random moments", f"exit 0 <= 10 s; a second SIGTERM is safe; {Z}")
 async def ended_in_order(plan: Plan) -> Outcome:
     """End it while it works or recovers, every second time with two signals."""
     times = 5 if plan.quick else 20
@@ -574,7 +572,7 @@ async def _stops(worker: Worker, rig: Rig) -> bool:
     return worker.ended > 0 or await rig.unfinished() > 0
 
 
-@scenario("F26a", "one log folded twice, in other batches", "the same revisions, byte for byte", quick=True)
+@scenario("F26a", "one log folded twice, in other batches", "the same revisions, byte for byte")
 async def replayed(plan: Plan) -> Outcome:
     """Fold a log with batches of few and of many records, and compare all that is told."""
     rng = plan.rng("F26a")

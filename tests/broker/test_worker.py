@@ -294,7 +294,7 @@ def test_what_a_replaced_worker_writes_late_is_written_over(run, kafka, tmp_path
     asyncio.run(send(kafka, trades(symbol, 1, 100)))
     worker = Worker(run, kafka, tmp_path / "late", "late")
     until(lambda: worker.has(symbol, 100))
-    key = next(key for key in until(lambda: asyncio.run(rows_of(kafka, changelog))) if b"LAT-USD:1d" in key)
+    [key] = until(lambda: [key for key in asyncio.run(rows_of(kafka, changelog)) if b"LAT-USD:1d" in key])
     partition, _, old = asyncio.run(rows_of(kafka, changelog))[key][-1]
     asyncio.run(send(kafka, trades(symbol, 101, 100)))
     until(lambda: worker.has(symbol, 200))

@@ -17,6 +17,7 @@ import pytest
 from faust.types import TP
 
 from candlewick.checkpoint import Checkpoint
+from candlewick.transport import BatchSchema, RecordBatch
 from models.errors import CandlewickError, StateError
 from models.tape import CandleRow, TapeState
 from tables import store
@@ -52,6 +53,7 @@ def table_in(folder: Path) -> RowTable[TapeState, CandleRow]:
     app = faust.App("store", datadir=str(folder), broker="kafka://127.0.0.1:1", topic_partitions=1)
     (folder / "v1" / "tables").mkdir(parents=True, exist_ok=True)
     app.checkpoint = Checkpoint(app, 10.0)
+    app.batches = BatchSchema(key_type=bytes, value_type=bytes)
     return RowTable(app, "candles", TapeState, CandleRow, 1)
 
 
@@ -218,14 +220,8 @@ async def test_rows_that_cannot_be_restored_end_the_worker(copy):
     folder = copy("worker")
     damage_blocks(database(folder))
     table = table_in(folder)
-    restored = [
-        SimpleNamespace(
-            message=SimpleNamespace(
-                tp=CHANGELOG, partition=0, offset=60 + at, key=key, value=b'{"offset":99,}'
-            )
-        )
-        for at, key in enumerate(KEYS)
-    ]
+    records = [(60 + at, key, b'{"offset":99,}', 0) for at, key in enumerate(KEYS)]
+    restored = [SimpleNamespace(value=RecordBatch(CHANGELOG, 0, records))]
     with pytest.raises(StateError, match="checksum mismatch"):
         table.apply_changelog_batch(restored)
     assert table.persisted_offset(CHANGELOG) == 59
