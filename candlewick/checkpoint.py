@@ -289,7 +289,8 @@ async def keys_between(bootstrap: str, tp: TP, first: int, end: int) -> set[byte
         consumer.assign([place])
         consumer.seek(place, first)
         while await consumer.position(place) < end:
-            for record in (await consumer.getmany(place, timeout_ms=500)).get(place, ()):
-                if record.offset < end and record.key is not None:
-                    keys.add(record.key)
+            # As tuples: see `candlewick.transport.LeanRecords`.
+            for offset, key, _, _ in (await consumer.getmany(place, timeout_ms=500)).get(place, ()):
+                if offset < end and key is not None:
+                    keys.add(key)
     return keys
