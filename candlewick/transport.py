@@ -119,7 +119,8 @@ class BatchConsumer(driver.Consumer):
                 if message is not None:
                     yield tp, message
             elif tp.topic in self._changelogs:
-                yield tp, self._message_of(tp, batch, epoch)
+                if self.app.tables.recovery.in_recovery:
+                    yield tp, self._message_of(tp, batch, epoch)
             else:
                 for record in batch:
                     yield tp, self._to_message(tp, record)
@@ -239,6 +240,8 @@ class BatchConsumer(driver.Consumer):
         """Begin where the tables say. Runs once an assignment, when the tables are recovered."""
         epoch = self.epoch
         await super().perform_seek()
+        # Faust leaves them on where nothing was to recover: the worker would read what it writes itself.
+        self.pause_partitions({tp for tp in self.assignment() if tp.topic in self._changelogs})
         sources = [tp for tp in self.assignment() if self._is_batched(tp)]
         if not sources:
             return

@@ -289,7 +289,6 @@ async def write_late(kafka: str, topic: str, key: bytes, partition: int, value: 
         await producer.send_and_wait(topic, value, key, partition=partition)
 
 
-@pytest.mark.slow
 def test_what_a_replaced_worker_writes_late_is_written_over(run, kafka, tmp_path):
     symbol, changelog = "LAT-USD", "late-candles-changelog"
     asyncio.run(send(kafka, trades(symbol, 1, 100)))
