@@ -75,18 +75,19 @@ class Folding(Generic[Tape]):
     async def run(self, stream: Any) -> None:
         """Fold each batch of a stream, for as long as it goes."""
         async for event in stream.events():
-            batch: RecordBatch = event.value
-            if batch.epoch != app.consumer.epoch:
-                continue  # fetched before the last revoke: its partition begins again
-            try:
-                self.fold(batch)
-                await app.checkpoint.drain()
-            except Exception as error:
-                # Faust would commit, and go on with the next batch: this one would be lost.
-                app.log.exception("a batch of %s could not be folded, the worker ends", batch.tp)
-                app.checkpoint.fail(error)
-                await app.consumer.crash(error)
-                return
+            batches: list[RecordBatch] = event.value
+            for batch in batches:
+                if batch.epoch != app.consumer.epoch:
+                    continue  # fetched before the last revoke: its partition begins again
+                try:
+                    self.fold(batch)
+                    await app.checkpoint.drain()
+                except Exception as error:
+                    # Faust would commit, and go on with the next batch: this one would be lost.
+                    app.log.exception("a batch of %s could not be folded, the worker ends", batch.tp)
+                    app.checkpoint.fail(error)
+                    await app.consumer.crash(error)
+                    return
 
     def fold(self, batch: RecordBatch) -> None:
         """Fold a batch: no await between the first read and the last write."""

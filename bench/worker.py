@@ -92,10 +92,13 @@ class Process:
         """Ask the process, and its own: outside Linux, ours is the guard (candlewick.guard)."""
         self.must_live()
         assert self._process is not None
-        try:
-            return [ask(process) for process in (self._process, *self._process.children(recursive=True))]
-        except psutil.NoSuchProcess:
-            raise self._child.failure() from None
+        told = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # `must_live` tells of the process itself
+            told.append(ask(self._process))
+            for process in self._process.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):  # a command that it ran for a moment
+                    told.append(ask(process))
+        return told
 
 
 class Worker(Process):

@@ -1,8 +1,8 @@
-"""Faust's transport, one event a batch: what the broker returned for a partition, delivered at once.
+"""Faust's transport, one event a fetch: what the broker returned of a topic, delivered at once.
 
-Faust's cost is per event, and a hundred times the fold's. So `BatchConsumer` hands each fetched
-batch of a source partition to the agents as one event whose value is a `RecordBatch`, and each of a
-table's changelog to its recovery.
+Faust's cost is per event, and a hundred times the fold's. So `BatchConsumer` hands what one fetch
+brought of a source topic to its agent as one event, whose value is a list of `RecordBatch`, one a
+partition. A table's changelog goes to its recovery with an event for each `RecordBatch`.
 
 It also takes over what decides whether a trade is counted once (docs/decisions/003):
 
@@ -110,26 +110,28 @@ class BatchConsumer(driver.Consumer):
             # recovery itself would wait for ever for the changelog records that are dropped here.
             await self._read_changelogs_again(records)
             return
+        sources: dict[str, list[RecordBatch]] = {}
         for tp, batch in records.items():
             if tp not in active and tp not in self._buffered_partitions:
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if self._is_batched(tp):
-                message = await self._batch_message(tp, batch, epoch)
-                if message is not None:
-                    yield tp, message
+                if (next_batch := await self._continued(tp, batch, epoch)) is not None:
+                    sources.setdefault(tp.topic, []).append(next_batch)
             elif tp.topic in self._changelogs:
                 if self.app.tables.recovery.in_recovery:
-                    yield tp, self._message_of(tp, batch, epoch)
+                    yield tp, self._message_of(RecordBatch(tp, epoch, batch))
             else:
                 for record in batch:
                     yield tp, self._to_message(tp, record)
             if not self.flow_active or epoch != self.epoch:
                 await self._read_changelogs_again(records)
                 return
+        for batches in sources.values():
+            yield batches[-1].tp, self._message_of(batches[-1], batches)
 
-    async def _batch_message(self, tp: TP, batch: list[Record], epoch: int) -> ConsumerMessage | None:
-        """Return one message for the batch, or None when the batch does not continue the last one."""
+    async def _continued(self, tp: TP, batch: list[Record], epoch: int) -> RecordBatch | None:
+        """Return what of a batch continues the last one, None if nothing does."""
         expected = self._expected.get(tp)
         if expected is None:
             # Flow goes on before recovery has sought the sources: what aiokafka had fetched by then
@@ -150,13 +152,13 @@ class BatchConsumer(driver.Consumer):
                 self.log.warning("%s has no records %s to %s any more", tp, expected, batch[0][0] - 1)
         self._jumps.pop(tp, None)
         self._expected[tp] = batch[-1][0] + 1
-        return self._message_of(tp, batch, epoch)
+        return RecordBatch(tp, epoch, batch)
 
-    def _message_of(self, tp: TP, batch: list[Record], epoch: int) -> ConsumerMessage:
-        last_offset, _, _, timestamp_ms = batch[-1]
+    def _message_of(self, last: RecordBatch, batches: list[RecordBatch] | None = None) -> ConsumerMessage:
+        last_offset, _, _, timestamp_ms = last.records[-1]
         return ConsumerMessage(
-            tp.topic, tp.partition, last_offset, timestamp_ms / 1000.0, 0, None, None,
-            RecordBatch(tp, epoch, batch), None, None, None, tp,
+            last.tp.topic, last.tp.partition, last_offset, timestamp_ms / 1000.0, 0, None, None,
+            last if batches is None else batches, None, None, None, last.tp,
             generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 

@@ -102,8 +102,9 @@ class Lane:
                 self.sent_at = None
                 self._wake.clear()
                 await self._wake.wait()
-                if self._bytes < self._writer.batch_bytes:
-                    await asyncio.sleep(self._writer.linger_s)
+            if self._bytes < self._writer.batch_bytes and (linger_s := self._writer.linger_s):
+                # All lanes at the same moment: one request takes a batch of each, and one fetch brings them.
+                await asyncio.sleep(linger_s - time.monotonic() % linger_s)
             producer = self._writer.producer
             batch, count = self._fill(producer)
             if not failures:

@@ -101,7 +101,7 @@ class Sink:
         topics: every topic that will be written to; looked up at the start.
         max_unacked, max_unacked_bytes: at most so much is kept in memory; one record larger than
             the second bound is taken when nothing else waits.
-        linger_s: how long a lane that was idle waits for company for its first record.
+        linger_s: the beat of all lanes: a batch that is not full leaves with the next one.
         max_record_bytes: a larger value becomes a dead letter. Kafka cuts the connection over a
             request of 100 MiB, and such a record would be sent for ever.
         security: aiokafka's options for TLS and SASL.
@@ -116,7 +116,7 @@ class Sink:
         topics: Iterable[str] = (TRADES, BOOKS, DEAD_LETTERS),
         max_unacked: int = 20_000,
         max_unacked_bytes: int = 64 << 20,
-        linger_s: float = 0.005,
+        linger_s: float = 0.004,
         batch_bytes: int = 256 << 10,
         max_record_bytes: int = 64 << 20,
         request_timeout_s: float = 20.0,

@@ -117,6 +117,29 @@ async def until(condition):
     return found
 
 
+async def test_partitions_share_a_request(broker, marks, monkeypatch):
+    batches, requests = [], []
+    async with Sink(broker.bootstrap) as sink:
+        send_batch, send = sink.producer.send_batch, sink.producer.client.send
+
+        async def count_batch(*args, **options):
+            batches.append(args)
+            return await send_batch(*args, **options)
+
+        async def count_request(node, request, **options):
+            requests.append(type(request).__name__)
+            return await send(node, request, **options)
+
+        monkeypatch.setattr(sink.producer, "send_batch", count_batch)
+        monkeypatch.setattr(sink.producer.client, "send", count_request)
+        for number in range(600):
+            await sink.put(trade(number, f"S{number % 30}-USD"))
+            await asyncio.sleep(0.0005)  # as trades come: not all at once
+        await sink.flush()
+    assert len(await marks.records("trades")) == 600
+    assert len(batches) > 2 * requests.count("ProduceRequest") > 0
+
+
 async def test_a_trade_in_kafka_has_key_headers_time_and_value(broker, marks):
     written = trade(1)
     async with Sink(broker.bootstrap) as sink:
