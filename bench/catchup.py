@@ -20,7 +20,9 @@ LOADING = 0.4
 """The share of the whole time that writing the log takes, about."""
 
 
-def catch_up(name: str, products: int, batch_records: int, share: float) -> Measure:
+def catch_up(
+    name: str, products: int, batch_records: int, share: float, step_us: int = market.STEP_US
+) -> Measure:
     """Return a measurement of a log of so many products, so many records to a Kafka batch."""
 
     async def measure(plan: Plan, figures: Figures) -> None:
@@ -30,7 +32,7 @@ def catch_up(name: str, products: int, batch_records: int, share: float) -> Meas
             start_us = market.midnight(time.time_ns() // 1000)
             names = market.symbols(products, settings.partitions)
             written = await log.write(
-                broker.bootstrap, settings, market.trades(names, count, start_us), batch_records,
+                broker.bootstrap, settings, market.trades(names, count, start_us, step_us), batch_records,
                 lambda done: plan.step(f"writing {count:,} trades", LOADING * done / count),
             )  # fmt: skip
             for run in range(plan.runs):

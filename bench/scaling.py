@@ -34,8 +34,22 @@ MOST_TRADES = 1_000_000
 SESSION_S = 60.0
 """The log is written within it: a worker that slept past its session ends."""
 SETTLED_WITHIN_S = 60.0
-LOGS = ((100_000, 8), (1_000_000, 8), (1_000_000, 80), (1_000_000, 800), (10_000_000, 8))
-"""Trades and products; none longer than the command line says, save the first."""
+MINUTE_US = 60_000_000
+BUSY_US = 8 * market.STEP_US
+"""Between two trades of a product."""
+LOGS = (
+    (100_000, 8, BUSY_US),
+    (1_000_000, 8, BUSY_US),
+    (1_000_000, 80, BUSY_US),
+    (1_000_000, 800, BUSY_US),
+    (1_000_000, 800, 100 * BUSY_US),
+    (10_000_000, 8, BUSY_US),
+)
+"""Trades, products, microseconds between two trades of one; none longer than asked for, save the first.
+
+Products are compared as busy as each other, so that a candle has as many trades; and once with a
+hundredth of that, where most of the work is candles.
+"""
 
 
 async def scaling(plan: Plan, figures: Figures) -> None:
@@ -57,13 +71,13 @@ async def scaling(plan: Plan, figures: Figures) -> None:
 
 async def trade_cost(plan: Plan, figures: Figures) -> None:
     """Measure what a trade costs, by the length of the log and by its products."""
-    logs = [(count, products) for count, products in LOGS if count <= max(plan.trades, LOGS[0][0])]
-    for done, (count, products) in enumerate(logs):
-        own = plan.folder / f"{count}-{products}"
+    logs = [kept for kept in LOGS if kept[0] <= max(plan.trades, LOGS[0][0])]
+    for done, (count, products, between_us) in enumerate(logs):
+        own = plan.folder / f"{count}-{products}-{between_us}"
         own.mkdir()
         part = msgspec.structs.replace(plan, trades=count, folder=own, step=_part(plan, done, len(logs)))
-        name = f"{count:,} trades of {products} products"
-        await catch_up(name, products, BATCH_RECORDS, share=1.0)(part, figures)
+        name = f"{count:,} trades of {products} products, {round(MINUTE_US / between_us):,} a minute each"
+        await catch_up(name, products, BATCH_RECORDS, 1.0, between_us // products)(part, figures)
         shutil.rmtree(own, ignore_errors=True)
 
 
