@@ -22,7 +22,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench import machine, report
+from bench import machine, report, scaling
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
 from bench.latency import latency
@@ -31,7 +31,6 @@ from bench.memory import producer_memory, worker_memory
 from bench.peers import page, race
 from bench.pure import book_fold, candle_fold, codec, reference
 from bench.recovery import recovery
-from bench.scaling import scaling, trade_cost
 from bench.sinking import sink
 from bench.soak import soak
 from candlewick.kafka import jars
@@ -51,14 +50,14 @@ MEASUREMENTS: dict[str, Measure] = {
     "worker-memory": worker_memory,
     "producer-memory": producer_memory,
     "latency": latency,
-    "scaling": scaling,
-    "trade-cost": trade_cost,
+    "scaling": scaling.scaling,
+    "trade-cost": scaling.trade_cost,
     "recovery": recovery,
     "soak": soak,
     "peers": PEERS,
 }
 TRADES, RUNS = 1_000_000, 3
-OWN = {"peers": (race.TRADES, race.ROUNDS)}
+OWN = {"peers": (race.TRADES, race.ROUNDS), "scaling": (scaling.TRADES, RUNS)}
 """Trades and runs of a measurement that has others, when nothing else is asked for."""
 ASKED_FOR = {"scaling", "trade-cost", "recovery", "soak"}
 """Measured only when they are named: they take long."""
@@ -75,7 +74,7 @@ QUICK_TRADES = 100_000
     help="Measure this alone; may be repeated.",
 )
 @click.option(
-    "--trades", type=click.IntRange(1_000, MOST_TRADES), show_default=f"{TRADES:,}, peers {race.TRADES:,}",
+    "--trades", type=click.IntRange(1_000, MOST_TRADES), show_default=f"{TRADES:,}, peers {race.TRADES:,}, scaling {scaling.TRADES:,}",
     help="Trades in the log of a catch-up; the other measurements take a part of them.",
 )  # fmt: skip
 @click.option(

@@ -30,7 +30,8 @@ from producers.topic import ensure_topics
 WORKERS = (1, 2)
 PRODUCTS = 80
 BATCH_RECORDS = 1_000
-MOST_TRADES = 1_000_000
+TRADES = 3_000_000
+"""As many as are written within a session; fewer, and what all of them do once is seen."""
 SESSION_S = 60.0
 """The log is written within it: a worker that slept past its session ends."""
 SETTLED_WITHIN_S = 60.0
@@ -54,7 +55,7 @@ hundredth of that, where most of the work is candles.
 
 async def scaling(plan: Plan, figures: Figures) -> None:
     """Measure a catch-up by one worker and by two."""
-    count = min(MOST_TRADES, plan.trades)
+    count = min(TRADES, plan.trades)
     steps = [(run, workers) for run in range(plan.runs) for workers in WORKERS]
     rates: dict[int, float] = {}
     for done, (run, workers) in enumerate(steps):
