@@ -74,9 +74,11 @@ QUICK_TRADES = 100_000
     help="Measure this alone; may be repeated.",
 )
 @click.option(
-    "--trades", type=click.IntRange(1_000, MOST_TRADES), show_default=f"{TRADES:,}, peers {race.TRADES:,}, scaling {scaling.TRADES:,}",
+    "--trades",
+    type=click.IntRange(1_000, MOST_TRADES),
+    show_default=f"{TRADES:,}, peers {race.TRADES:,}, scaling {scaling.TRADES:,}",
     help="Trades in the log of a catch-up; the other measurements take a part of them.",
-)  # fmt: skip
+)
 @click.option(
     "--minutes", type=click.FloatRange(0.5, 24 * 60), default=30.0, show_default=True, help="Of the soak."
 )
