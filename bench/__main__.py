@@ -126,8 +126,9 @@ def main(
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("bench: ended before it was done")
     report.show(results, console)
-    report.keep(results, RESULTS)
-    console.print(f"kept in {os.path.relpath(RESULTS)}")
+    path = RESULTS.with_stem("bench-quick") if quick else RESULTS
+    report.keep(results, path)
+    console.print(f"kept in {os.path.relpath(path)}")
     sys.exit(bool(results.failures))
 
 

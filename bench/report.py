@@ -63,8 +63,8 @@ def _figures(results: Results) -> Table:
         need = figure.need
         table.add_row(
             f"[bold]{figure.name}[/], {figure.unit}\n[dim]{figure.includes}[/]",
-            _number(min(figure.values)), _number(figure.median), _number(max(figure.values)),
-            f"{need.sign} {_number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
+            page.number(min(figure.values)), page.number(figure.median), page.number(max(figure.values)),
+            f"{need.sign} {page.number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
         )  # fmt: skip
     return table
 
@@ -86,12 +86,13 @@ def _peers(standing: Standing) -> Table:
             table.add_row(name, "[yellow]left out[/]" if entry.absent else "")
             continue
         low, middle, high = (
-            _number(speed) for speed in (min(entry.speeds), entry.middle("trades_s"), max(entry.speeds))
+            page.number(speed) for speed in (min(entry.speeds), entry.middle("trades_s"), max(entry.speeds))
         )
         table.add_row(
             name, f"[bold]{middle}[/]\n[dim]{low} to {high}[/]", page.share(entry.ratio),
-            _number(entry.middle("cores")), _number(entry.middle("cpu_s_million")),
-            _number(entry.middle("peak_rss") / page.MEBI), _number(entry.middle("state_bytes") / page.MEBI),
+            page.number(entry.middle("cores")), page.number(entry.middle("cpu_s_million")),
+            page.number(entry.middle("peak_rss") / page.MEBI),
+            page.number(entry.middle("state_bytes") / page.MEBI),
         )  # fmt: skip
     return table
 
@@ -112,10 +113,19 @@ def _not_counted(standing: Standing) -> list[str]:
 
 
 def keep(results: Results, path: Path) -> None:
-    """Write the results as JSON, whole or not at all."""
+    """Write the results as JSON, whole or not at all, beside the last ones of what was not measured now."""
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=_Before)
+    except (FileNotFoundError, msgspec.DecodeError):
+        before = _Before()
+    figures = [
+        {"measurement": name, "began": results.began, **figure.as_json()} for name, figure in results.figures
+    ]
+    again = {name for name, _ in results.figures} | results.failures.keys()
     body = {
         **msgspec.structs.asdict(results),
-        "figures": [{"measurement": name, **figure.as_json()} for name, figure in results.figures],
+        "figures": figures + [kept for kept in before.figures if kept.get("measurement") not in again],
+        "peers": results.peers or before.peers,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
@@ -123,8 +133,8 @@ def keep(results: Results, path: Path) -> None:
     os.replace(beside, path)
 
 
-def _number(value: float) -> str:
-    """Write three significant digits, or all before the point."""
-    if value >= 1e6:
-        return f"{value / 1e6:.1f} M"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+class _Before(msgspec.Struct):
+    """What an earlier start has left."""
+
+    figures: list[dict[str, Any]] = []
+    peers: dict[str, Any] | None = None

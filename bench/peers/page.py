@@ -24,6 +24,18 @@ machine, one broker, one topic, the systems in turn.
 ![Trades a second of each system](benchmarks.svg)
 """
 
+SECTIONS = {
+    "peers": "How many times as fast",
+    "latency": "From the exchange's wire to a candle",
+    "scaling": "Two workers",
+    "trade-cost": "What a trade costs, by length of the log and number of products",
+    "recovery": "Ready again after a kill -9",
+    "soak": "Memory over half an hour",
+    "producer-memory": "Memory of the producer, 400 products with books",
+    "worker-memory": "Memory of the worker, 400 products with books",
+}
+"""By measurement; bench/README.md says what each one is."""
+
 COLUMNS = (
     "| system | trades/s, median | min to max | of Candlewick | cores | CPU s a million | peak memory "
     "| state on disk | trades a run |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
@@ -80,12 +92,26 @@ class NothingKept(CandlewickError):
     """There is no outcome to write about."""
 
 
+class Measured(msgspec.Struct):
+    """A figure of ``build/bench.json``."""
+
+    measurement: str
+    name: str
+    unit: str
+    min: float
+    median: float
+    max: float
+    began: str = ""
+    needs: str | None = None
+
+
 class Kept(msgspec.Struct):
     """What the page needs of ``build/bench.json``."""
 
     began: str
     machine: dict[str, str]
     versions: dict[str, str]
+    figures: list[Measured] = []
     peers: Standing | None = None
 
 
@@ -116,10 +142,32 @@ def markdown(kept: Kept, standing: Standing) -> str:
         note = "" if entries[0].name == standing.entries[0].name else ONE
         parts.append(f"## {_spoken(windows)}\n\n{note}{COLUMNS}{rows}")
     parts.append(_promises(standing))
+    parts += [_section(title, name, kept.figures) for name, title in SECTIONS.items()]
     parts.append(METHOD.format(**msgspec.structs.asdict(standing), sample_ms=SAMPLE_S * 1000))
     facts = {"Measured": kept.began, **kept.machine, **kept.versions, "Java of Kafka Streams": standing.java}
     parts.append("## Machine\n\n| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in facts.items()))
     return "\n".join(parts)
+
+
+def _section(title: str, name: str, figures: list[Measured]) -> str:
+    """Return the table of one measurement, nothing if it was not made."""
+    own = [figure for figure in figures if figure.measurement == name]
+    if not own:
+        return ""
+    rows = "".join(
+        f"| {figure.name} | {number(figure.median)} | {number(figure.min)} to {number(figure.max)} "
+        f"| {figure.unit} | {figure.needs or ''} |\n"
+        for figure in own
+    )
+    head = "| | median | min to max | | must be |\n|---|---:|---:|---|---|\n"
+    return f"## {title}\n\n{head}{rows}\n`{name}`, {own[0].began[:10]}.\n"
+
+
+def number(value: float) -> str:
+    """Write three significant digits, or all before the point."""
+    if value >= 1e6:
+        return f"{value / 1e6:.1f} M"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _spoken(windows: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from bench import catchup, log, market
-from bench.figures import Figures, Plan
+from bench.figures import Figures, Need, Plan
 from bench.peers import environment
 from bench.peers.systems import SYSTEMS, System
 from bench.peers.truth import Key, Truth
@@ -42,6 +42,9 @@ from producers.topic import ensure_topics
 TRADES, ROUNDS = 1_200_000, 5
 """As long as nothing else is asked for: some 13 minutes on two quiet cores."""
 PRODUCTS = 8
+NEEDS = {"Kafka Streams": 1.0, "Bytewax": 2.5, "Quix Streams": 10.0, "Faust": 80.0}
+"""So many times their speed."""
+NEEDS_A_CORE = {"Kafka Streams": 1.7}
 BATCH_RECORDS = 1_000
 READY_WITHIN_S = 60.0
 SLOWEST = 250
@@ -106,6 +109,10 @@ class Entry(msgspec.Struct):
         """Return the median of a field of the runs."""
         return float(median(getattr(run, field) for run in self.runs))
 
+    def a_core(self) -> float:
+        """Return the trades a second of a core that it used."""
+        return self.middle("trades_s") / self.middle("cores")
+
 
 class Standing(msgspec.Struct):
     """The outcome: what ``build/bench.json`` holds under ``peers``."""
@@ -125,8 +132,8 @@ class Race:
     def __init__(self) -> None:
         self.standing: Standing | None = None
 
-    async def __call__(self, plan: Plan, _figures: Figures) -> None:
-        """Run every system in turn, ``plan.runs`` rounds. The figures are in `standing`, not in a list.
+    async def __call__(self, plan: Plan, figures: Figures) -> None:
+        """Run every system in turn, ``plan.runs`` rounds. `standing` has it all, the figures compare.
 
         Raises:
             Failed: Candlewick has no right run, so that there is nothing to compare with.
@@ -150,6 +157,22 @@ class Race:
         ours = standing.entries[0]
         if not ours.runs:
             raise Failed(f"no run of {ours.name} was right: {ours.wrong[-1]}")
+        for entry in standing.entries[1:]:
+            if entry.runs and entry.windows == ours.windows:
+                _compare(ours, entry, figures)
+
+
+def _compare(ours: Entry, other: Entry, figures: Figures) -> None:
+    need = NEEDS.get(other.name)
+    figures.add(
+        f"Candlewick over {other.title}", "times", ours.middle("trades_s") / other.middle("trades_s"),
+        "medians of the trades a second, three windows", Need(">=", need) if need else None,
+    )  # fmt: skip
+    need = NEEDS_A_CORE.get(other.name)
+    figures.add(
+        f"Candlewick over {other.title}, a core", "times",
+        ours.a_core() / other.a_core(), "the same, over the cores used", Need(">=", need) if need else None,
+    )  # fmt: skip
 
 
 def _entries(plan: Plan) -> list[tuple[System, Entry]]:
