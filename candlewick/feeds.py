@@ -77,29 +77,62 @@ def mock_exchange(settings: Settings, source: Source, lasting: bool = True) -> M
     )
 
 
+class _Market(msgspec.Struct):
+    """What a data directory keeps of its simulated market."""
+
+    seed: int
+    products: tuple[str, ...]
+    levels: int
+    speed: float
+    began_us: int
+    behind: dict[str, int] = {}
+    """The last trade ids of the market before it: its own follow, so that nothing seems to be missing."""
+    ended: dict[str, int] = {}
+    """Its own last trade ids, where it ended in order and does not go on."""
+
+
+def remember(settings: Settings, exchange: MockExchange) -> None:
+    """Keep where a market has ended."""
+    if (market := _kept(settings)) is not None:
+        market.ended = exchange.last_trade_ids()
+        _keep(settings, market)
+
+
 def _market_times(settings: Settings, source: Source) -> dict[str, Any]:
     """Return where the market is in its own time. It goes on from start to start of a data directory,
     while we are away as well: the same trades at speed 1, where it began not long ago."""
     if not settings.speed:
         return {}
     now_us = time.time_ns() // 1000
-    path = Path(settings.data_dir) / "market.json"
-    market = {"seed": settings.seed, "products": list(source.products), "levels": settings.mock_levels}
+    market = _Market(settings.seed, source.products, settings.mock_levels, settings.speed, now_us)
+    kept = _kept(settings)
+    if kept is not None:
+        what = (kept.seed, kept.products, kept.levels, kept.speed)
+        longest_us = CATCH_UP_S * 1_000_000 if settings.speed == 1 else now_us
+        goes_on = 0 <= now_us - kept.began_us <= longest_us
+        if goes_on and what == (market.seed, market.products, market.levels, market.speed):
+            market.began_us = kept.began_us
+        is_same = settings.speed == 1 and market.began_us == kept.began_us
+        market.behind = kept.behind if is_same else kept.ended
+    _keep(settings, market)
     if settings.speed == 1:
-        return {"since_us": _began(path, {**market, "speed": 1}, now_us, CATCH_UP_S * 1_000_000)}
-    began_us = _began(path, {**market, "speed": settings.speed}, now_us, now_us)
-    return {"start_us": min(now_us, began_us - EARLIER_US + int((now_us - began_us) * settings.speed))}
+        return {"since_us": market.began_us, "last_trade_ids": market.behind}
+    start_us = market.began_us - EARLIER_US + int((now_us - market.began_us) * settings.speed)
+    return {"start_us": min(now_us, start_us), "last_trade_ids": market.behind}
 
 
-def _began(path: Path, market: dict[str, object], now_us: int, longest_us: int) -> int:
-    """Return when this data directory's market began. One of other settings, or older, begins now."""
+def _path(settings: Settings) -> Path:
+    return Path(settings.data_dir) / "market.json"
+
+
+def _kept(settings: Settings) -> _Market | None:
+    """Return what is kept; None if nothing is, or it cannot be read."""
     try:
-        kept = msgspec.json.decode(path.read_bytes())
-        began_us = int(kept.pop("began_us"))
-        if kept == market and 0 <= now_us - began_us <= longest_us:
-            return began_us
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        pass  # none was kept, or it cannot be read
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode({**market, "began_us": now_us}))
-    return now_us
+        return msgspec.json.decode(_path(settings).read_bytes(), type=_Market)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _keep(settings: Settings, market: _Market) -> None:
+    _path(settings).parent.mkdir(parents=True, exist_ok=True)
+    _path(settings).write_bytes(msgspec.json.encode(market))

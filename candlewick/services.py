@@ -63,6 +63,7 @@ async def run_mock(settings: Settings) -> None:
         await stop.wait()
     finally:
         await exchange.stop()
+        feeds.remember(settings, exchange)
 
 
 async def run_producer(settings: Settings) -> None:

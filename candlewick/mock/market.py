@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from candlewick.mock.frames import Frame
 from candlewick.mock.product_market import ProductMarket
@@ -23,11 +23,13 @@ class Market:
         trades_per_s: float | None = None,
         max_trades: int | None = None,
         truth: Truth | None = None,
+        last_trade_ids: Mapping[str, int] | None = None,
     ) -> None:
         """Know the products; with a start time, open all of them then.
 
         ``trades_per_s`` is each product's rate, instead of its own. ``max_trades`` is for all
         together: each product has a share of it, by its rate, and is finished when it is used up.
+        ``last_trade_ids`` are of before: a product's trades go on behind its own.
 
         Raises:
             ConfigError: a product id that cannot be.
@@ -37,6 +39,7 @@ class Market:
         """The products that were opened."""
         self.truth = truth
         self._seed, self._levels, self._rate = seed, levels, trades_per_s
+        self._last_trade_ids = last_trade_ids or {}
         self._quotas = self._shares(max_trades)
         if start_us is not None:
             for product_id in self.products:
@@ -66,6 +69,7 @@ class Market:
                 trades_per_s=self._rate,
                 quota=self._quotas[product_id],
                 truth=self.truth,
+                last_trade_id=self._last_trade_ids.get(product_id),
             )
         return market
 

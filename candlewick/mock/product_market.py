@@ -64,6 +64,7 @@ class ProductMarket:
         trades_per_s: float | None = None,
         quota: int | None = None,
         truth: Truth | None = None,
+        last_trade_id: int | None = None,
     ) -> None:
         self.product = product
         self.now_us = start_us
@@ -90,7 +91,7 @@ class ProductMarket:
         # Ids go on from any earlier run that was slower than this: a market that starts anew on
         # old data must not use the same ids for other trades.
         second = max(100, start_us // SECOND_US - EPOCH_2020_S)
-        self._trade_id = second * max(10, int(2 * self._rate))
+        self._trade_id = second * max(10, int(2 * self._rate)) if last_trade_id is None else last_trade_id
         self.sequence = self._trade_id * 25
         self._last_match = ""
         self._open()

@@ -132,6 +132,11 @@ class MockExchange:
         """The products served, after `start`."""
         return list(self._source.products)
 
+    def last_trade_ids(self) -> dict[str, int]:
+        """Return the last trade of each product that has traded; afterwards too, where it ended."""
+        views = {product: self._source.ticker(product) for product in self.products}
+        return {product: view.trade_id for product, view in views.items() if view is not None}
+
     async def wait_done(self) -> None:
         """Wait until the source has no more frames and all of them were sent."""
         await self._done.wait()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class Simulation:
     since_us: int | None = None
     """The market has been trading since then, without a break: for a server that comes back with
     the same settings, the trades it served before are the same ones. At speed 1 only."""
+    last_trade_ids: Mapping[str, int] | None = None
+    """Of an earlier market that these products had, which ended: nothing was traded since."""
     truth: Path | None = None
     """Where to write what really happened; see `candlewick.mock.truth`."""
 
@@ -82,6 +84,7 @@ class SimulatedSource:
             levels=levels,
             trades_per_s=simulation.trades_per_s,
             max_trades=most,
+            last_trade_ids=simulation.last_trade_ids,
         )
         self.products = list(self._market.products)
         self._most = most
