@@ -254,6 +254,8 @@ class _Connection:
             up_s = time.monotonic() - self._subscribed_at if self._subscribed_at else 0.0
             if up_s >= self._settings.healthy_s:
                 attempt = 0
+            elif self._subscribed_at:
+                attempt = min(attempt, self._settings.served_attempts)
             wait_s = backoff_s(attempt, self._settings, self._feed.rng)
             attempt += 1
             self._log.warning(

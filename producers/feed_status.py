@@ -43,6 +43,8 @@ class FeedSettings(msgspec.Struct, frozen=True):
     backoff_most_s: float = 30.0
     healthy_s: float = 5.0
     """A connection that was subscribed for so long starts over with the shortest wait."""
+    served_attempts: int = 3
+    """One that was subscribed for less doubles the wait so often at most: the exchange is there."""
     tick_s: float = 0.25
 
 

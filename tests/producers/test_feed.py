@@ -271,8 +271,11 @@ def test_backoff_grows_to_its_ceiling_with_full_jitter():
     assert max(some) > 3.8
 
 
-@pytest.mark.parametrize(("healthy_s", "ceilings"), [(60, [1, 2, 4, 8]), (0, [1, 1, 1, 1])])
-async def test_backoff_starts_over_after_a_healthy_time(healthy_s, ceilings):
+@pytest.mark.parametrize(
+    ("healthy_s", "served_attempts", "ceilings"),
+    [(60, 9, [1, 2, 4, 8]), (60, 2, [1, 2, 4, 4]), (0, 9, [1, 1, 1, 1])],
+)
+async def test_backoff_starts_over_after_a_healthy_time(healthy_s, served_attempts, ceilings):
     asked = []
 
     class NoWait(random.Random):
@@ -281,7 +284,10 @@ async def test_backoff_starts_over_after_a_healthy_time(healthy_s, ceilings):
             return 0
 
     log = Log()
-    settings = FeedSettings(connects_per_s=1000, backoff_first_s=1, tick_s=0.01, healthy_s=healthy_s)
+    settings = FeedSettings(
+        connects_per_s=1000, backoff_first_s=1, tick_s=0.01, healthy_s=healthy_s,
+        served_attempts=served_attempts,
+    )  # fmt: skip
     async with Exchange() as exchange, running(exchange, log, settings=settings, rng=NoWait()):
         for number in range(4):
             client = await exchange.client(number)
