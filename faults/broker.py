@@ -8,10 +8,9 @@ import random
 import signal
 import time
 
-from faults.rig import Rig, within
+from faults.rig import Rig, Z, within
 from faults.scenario import Outcome, Plan, scenario
 from faults.trades import made_up
-from faults.worker import Z
 
 BURST_S = 3.0
 

@@ -15,7 +15,9 @@ from math import inf
 
 import psutil
 
-from faults.flow import PRODUCTS, Flow, Process, metered, now_us
+from faults.flow import Flow
+from faults.ledger import PRODUCTS, now_us
+from faults.process import Process, metered
 from faults.scenario import Outcome, Plan, scenario
 
 GROWTH_MIB = 64
@@ -45,16 +47,12 @@ async def slow(plan: Plan) -> Outcome:
             flow.kafka_wire.bytes_per_s = None
             drain_s = await flow.heard(now_us(), DRAIN_S)
         verdict = await flow.verdict()
-        in_step_s = await flow.until(lambda: _in_step(flow), 30.0)
+        in_step_s = await flow.until(flow.books_are_in_step, 30.0)
     return Outcome(
         meter.growth <= GROWTH_MIB and in_step_s is not None and verdict.zero,
         f"RSS +{meter.growth:.0f} MiB, caught up after {drain_s:.0f} s, "
         f"books in step: {in_step_s is not None}; {verdict}",
     )
-
-
-async def _in_step(flow: Flow) -> bool:
-    return await flow.books_in_step() == len(PRODUCTS)
 
 
 # F13: Kafka away.
@@ -193,9 +191,9 @@ async def terminated(plan: Plan) -> Outcome:
             flow.producer.send(signal.SIGTERM)
             if kind == "twice":
                 await asyncio.sleep(chance.uniform(0.0, 0.3))
-                if await flow.producer.ended(0.0) is None:
+                if await flow.producer.wait(0.0) is None:
                     flow.producer.send(signal.SIGTERM)
-            code = await flow.producer.ended(30.0)
+            code = await flow.producer.wait(30.0)
             codes.append(code)
             took[kind].append(inf if code is None else time.monotonic() - began)
             if code is None:

@@ -1,19 +1,15 @@
 """What a scenario works with: a Kafka of its own, a log that is written in bursts, and workers.
 
 No supervisor: a process that ends when the scenario did not end it is an error (`Ended`), unless
-the scenario allows it, and then it is counted. Signals go to pids that were started here. All
-processes end with this one, however it ends (`candlewick.guard`).
+the scenario allows it, and then it is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,143 +26,21 @@ from aiokafka.partitioner import murmur2
 
 from candlewick import topics
 from candlewick.config import Settings
-from candlewick.guard import guarded
 from candlewick.kafka.broker import EmbeddedBroker
 from faults import truth
+from faults.process import Failed, Process
 from faults.scenario import Plan
 from faults.trades import Line
 from producers.topic import ensure_topics
 
+Z = "0 lost, 0 double, 0 candles differ"
+"""The bar: in the table, in its changelog, and in the topic ``candles``."""
 PARTITIONS = 4
 SESSION_S = 6
 PATIENCE_S = 120.0
 POLL_S = 0.05
 PACE_S = 0.02
 """Between two sends of a burst."""
-
-
-class Failed(Exception):
-    """A scenario cannot go on: its bar is not met."""
-
-
-class Ended(Failed):
-    """A process ended by itself."""
-
-
-class Process:
-    """A command of ours that nobody starts again: its log, and how it ended."""
-
-    def __init__(self, log: Path, argv: Sequence[str], env: dict[str, str]) -> None:
-        self.log = log
-        self._argv = argv
-        # Nothing of the caller's own settings may reach it.
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEWICK_")}
-        self._env = {**clean, **env, "PYTHONUNBUFFERED": "1"}
-        self._process: asyncio.subprocess.Process | None = None
-        self._said_before = 0
-        self.began = 0.0
-        """When it was last started, by `time.monotonic`."""
-        self.may_end = 0
-        """How often it may end by itself from now on: it is started again, and counted."""
-        self.ended = 0
-        self.reason = ""
-        """What it said when it last ended by itself."""
-        self.starved = 0
-        """Times that it ended because the machine, not the scenario, had stopped it."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process id, while the scenario has not ended it."""
-        return self._process.pid if self._process else None
-
-    async def start(self) -> None:
-        """Start it. From the main thread: it ends with the thread."""
-        self.began = time.monotonic()
-        self._said_before = len(self.said())
-        with self.log.open("ab") as out:
-            self._process = await asyncio.create_subprocess_exec(
-                *guarded([sys.executable, *self._argv]),
-                env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
-            )  # fmt: skip
-
-    async def check(self) -> None:
-        """Make sure that it runs, unless the scenario ended it.
-
-        A worker that the machine itself stopped for longer than its session ends, as it must: it
-        is started again here, and counted apart.
-
-        Raises:
-            Ended: it ended by itself, and the scenario does not allow that.
-        """
-        process = self._process
-        if process is None or process.returncode is None:
-            return
-        self.reason = self.last_words()
-        if self.may_end:
-            self.may_end -= 1
-            self.ended += 1
-        elif "the process did not run for" in self.reason and self.starved < 20:
-            self.starved += 1
-        else:
-            raise Ended(f"{self.log.stem} ended by itself, code {process.returncode}: {self.reason}")
-        await self.start()
-
-    def send(self, number: int) -> None:
-        """Send a signal, if it still runs."""
-        if self._process is not None and self._process.returncode is None:
-            os.kill(self._process.pid, number)
-
-    async def end(self, number: int = signal.SIGTERM, within_s: float = 30.0) -> int:
-        """End it by a signal; return its exit code.
-
-        Raises:
-            Ended: it had ended by itself.
-            Failed: it did not end in time.
-        """
-        await self.check()
-        process = self._process
-        assert process is not None
-        os.kill(process.pid, number)
-        try:
-            code = await asyncio.wait_for(process.wait(), within_s)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise Failed(
-                f"{self.log.stem} did not end within {within_s:.0f} s of {signal.Signals(number).name}"
-            ) from None
-        finally:
-            self._process = None
-        return code
-
-    async def kill(self) -> None:
-        """End it by SIGKILL."""
-        await self.end(signal.SIGKILL)
-
-    async def restart(self) -> None:
-        """Start it again, whatever state it is in."""
-        await self.close()
-        await self.start()
-
-    async def close(self) -> None:
-        """End it, whatever state it is in."""
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
-
-    def said(self) -> str:
-        """Return its whole log."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def last_words(self) -> str:
-        """Return the line that says most about its end, of what it said since its last start."""
-        lines = [
-            line.strip(" |") for line in self.said()[self._said_before :].splitlines() if line.strip(" |+-^~")
-        ]
-        telling = [x for x in lines if x.startswith("candlewick: ") or "the worker ends" in x]
-        errors = [x for x in lines if "[ERROR]" in x]
-        return (telling[-1:] or errors or lines[-1:] or ["it said nothing"])[0][:300]
 
 
 class Worker(Process):
@@ -194,7 +68,6 @@ class Worker(Process):
             "CANDLEWICK_PARTITIONS": str(PARTITIONS),
             "CANDLEWICK_SESSION_S": str(SESSION_S),
             "CANDLEWICK_COMMIT_S": "0.3",
-            "CANDLEWICK_REWIND_RECORDS": "0",  # the belt is off: what is exact must be so without it
         }
         super().__init__(folder / f"{name}.log", ["-m", "candlewick", "worker"], settings | env)
         self.web = web
