@@ -133,9 +133,12 @@ class Checkpoint:
         async with self._draining:  # for all others, a message is in the queue or among the sent ones
             while self._queue:
                 kafka = self._app.producer.kafka
-                topic, key, value = self._queue[0]
+                message = topic, key, value = self._queue[0]
                 self._sent.add(await kafka.send(topic, value, key))
-                self._queue.popleft()  # only now: who is cancelled while waiting must not lose it
+                # Only now: who is cancelled while waiting must not lose it. And only this one: a revoke
+                # may have emptied the queue meanwhile.
+                if self._queue and self._queue[0] is message:
+                    self._queue.popleft()
         if len(self._sent) > UNSENT:
             await self._acknowledged()
 

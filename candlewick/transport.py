@@ -2,7 +2,7 @@
 
 Faust's cost is per event, and a hundred times the fold's. So `BatchConsumer` hands what one fetch
 brought of a source topic to its agent as one event, whose value is a list of `RecordBatch`, one a
-partition. A table's changelog goes to its recovery with an event for each `RecordBatch`.
+partition. A table's changelog goes to its recovery with an event for each partition.
 
 It also takes over what decides whether a trade is counted once (docs/decisions/003):
 
@@ -27,6 +27,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from candlewick.checkpoint import TICK_S
 from models.errors import StateError
 
 REVOKE_LIMIT_S = 20.0
@@ -88,6 +89,9 @@ class BatchConsumer(driver.Consumer):
         self._changelogs = {table.changelog_topic_name for table in self.checkpoint.tables}
         LeanRecords.topics = self.checkpoint.topics | self._changelogs
         self._expected: dict[TP, int] = {}
+        """The next offset to deliver, of each source partition that flows."""
+        self._sought: dict[TP, int] = {}
+        """Where sources begin, from the end of a recovery until Faust lets them flow."""
         self._jumps: dict[TP, int] = {}
 
     @Service.task
@@ -95,7 +99,7 @@ class BatchConsumer(driver.Consumer):
         """Notice when the process was stopped: what it holds in memory is not its own any more."""
         while not self.should_stop:
             self.checkpoint.tick()
-            await self.sleep(0.25)
+            await self.sleep(TICK_S)
 
     def _is_batched(self, tp: TP) -> bool:
         return tp.topic in self.checkpoint.topics
@@ -105,6 +109,8 @@ class BatchConsumer(driver.Consumer):
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
             return
+        while self._sought and epoch == self.epoch:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # until `resume_flow`
         if not self.flow_active or epoch != self.epoch:
             # Fetched before a rebalance, seen after it: sources are sought when recovery ends, but
             # recovery itself would wait for ever for the changelog records that are dropped here.
@@ -120,7 +126,7 @@ class BatchConsumer(driver.Consumer):
                     sources.setdefault(tp.topic, []).append(next_batch)
             elif tp.topic in self._changelogs:
                 if self.app.tables.recovery.in_recovery:
-                    yield tp, self._message_of(RecordBatch(tp, epoch, batch))
+                    yield tp, self._message_of([RecordBatch(tp, epoch, batch)])
             else:
                 for record in batch:
                     yield tp, self._to_message(tp, record)
@@ -128,7 +134,7 @@ class BatchConsumer(driver.Consumer):
                 await self._read_changelogs_again(records)
                 return
         for batches in sources.values():
-            yield batches[-1].tp, self._message_of(batches[-1], batches)
+            yield batches[-1].tp, self._message_of(batches)
 
     async def _continued(self, tp: TP, batch: list[Record], epoch: int) -> RecordBatch | None:
         """Return what of a batch continues the last one, None if nothing does."""
@@ -154,12 +160,12 @@ class BatchConsumer(driver.Consumer):
         self._expected[tp] = batch[-1][0] + 1
         return RecordBatch(tp, epoch, batch)
 
-    def _message_of(self, last: RecordBatch, batches: list[RecordBatch] | None = None) -> ConsumerMessage:
+    def _message_of(self, batches: list[RecordBatch]) -> ConsumerMessage:
+        last = batches[-1]
         last_offset, _, _, timestamp_ms = last.records[-1]
         return ConsumerMessage(
             last.tp.topic, last.tp.partition, last_offset, timestamp_ms / 1000.0, 0, None, None,
-            last if batches is None else batches, None, None, None, last.tp,
-            generation_id=self.app.consumer_generation_id,
+            batches, None, None, None, last.tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
     async def _read_changelogs_again(self, records: dict[TP, Any]) -> None:
@@ -225,11 +231,39 @@ class BatchConsumer(driver.Consumer):
             self.log.error("rows could not be written within %s s of a revoke", REVOKE_LIMIT_S)
             await self.crash(RuntimeError("rows were not written before partitions moved"))
         finally:
-            self.epoch += 1
-            self._committed_offset.clear()
-            self._expected.clear()
-            self._jumps.clear()
-            self.checkpoint.forget()
+            self._begin_anew()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin with nothing, once more.
+
+        A recovery that was in its last steps at the revoke has gone on: it sought, said that the
+        tables are ready, and let records flow (recovery.py:643 looks at the generation, which is
+        that of before until now).
+        """
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.rebalancing = True
+        self.app.tables.on_rebalance_start()
+        self._begin_anew()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _begin_anew(self) -> None:
+        self.epoch += 1
+        self._committed_offset.clear()
+        self._expected.clear()
+        self._sought.clear()
+        self._jumps.clear()
+        self.checkpoint.forget()
+
+    def resume_flow(self) -> None:
+        """Let records flow.
+
+        At the end of a recovery, Faust seeks, then empties the queues of the agents, and calls this in
+        the same breath (recovery.py:655-660). A batch that was delivered in between would be lost.
+        """
+        super().resume_flow()
+        self._expected.update(self._sought)
+        self._sought.clear()
 
     async def on_stop(self) -> None:
         """Write a last checkpoint. What cannot be written in time is folded again at the next start."""
@@ -272,7 +306,7 @@ class BatchConsumer(driver.Consumer):
             seeks[tp] = min(max(earliest[tp] or 0, wanted), ends[tp] or 0)
         await self._thread.seek_wait(seeks)
         if epoch == self.epoch:
-            self._expected = dict(seeks)
+            self._sought = seeks
 
     def lag(self) -> dict[TP, int]:
         """Return, for each source partition of ours, the records that are not folded yet."""

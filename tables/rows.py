@@ -247,7 +247,11 @@ class RowTable(Table, Generic[State, Row]):
         self._foreign.clear()
 
     def begin(self, highwaters: dict[TP, int]) -> None:
-        """Note the end of each changelog partition, where our own records go next."""
+        """Note the end of each changelog partition, where our own records go next.
+
+        What a view has read while rows came back may be half of them.
+        """
+        self._partitions.clear()
         self._next_offset = {
             tp.partition: offset + 1
             for tp, offset in highwaters.items()
@@ -318,7 +322,7 @@ class RowTable(Table, Generic[State, Row]):
 
 def _records_in(events: Iterable[Any]) -> Iterator[tuple[TP, Any]]:
     """Return the records of batches, each with where it is from."""
-    return ((event.value.tp, record) for event in events for record in event.value.records)
+    return ((batch.tp, record) for event in events for batch in event.value for record in batch.records)
 
 
 def offset_in(row: bytes) -> int:

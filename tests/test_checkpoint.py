@@ -152,6 +152,20 @@ async def test_a_message_that_an_agent_is_handing_over_is_waited_for(rig):
     await agent
 
 
+@pytest.mark.parametrize("following", [[], [b"of the next epoch"]])
+async def test_a_revoke_while_a_message_is_handed_over_takes_no_other_with_it(rig, following):
+    rig.kafka.gate.clear()
+    rig.checkpoint.send("candles", b"k", b"of before")
+    agent = asyncio.ensure_future(rig.checkpoint.drain())
+    await turn()
+    rig.checkpoint.forget()
+    for value in following:
+        rig.checkpoint.send("candles", b"k", value)
+    rig.kafka.gate.set()
+    await agent
+    assert [rows[0][1] for _, rows in rig.kafka.log] == [b"of before", *following]
+
+
 async def test_nothing_is_written_after_a_revoke_or_a_failure(rig):
     rig.table.changed[b"row"] = b"1"
     rig.checkpoint.folded(TRADES, 1)

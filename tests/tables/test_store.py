@@ -221,7 +221,7 @@ async def test_rows_that_cannot_be_restored_end_the_worker(copy):
     damage_blocks(database(folder))
     table = table_in(folder)
     records = [(60 + at, key, b'{"offset":99,}', 0) for at, key in enumerate(KEYS)]
-    restored = [SimpleNamespace(value=RecordBatch(CHANGELOG, 0, records))]
+    restored = [SimpleNamespace(value=[RecordBatch(CHANGELOG, 0, records)])]
     with pytest.raises(StateError, match="checksum mismatch"):
         table.apply_changelog_batch(restored)
     assert table.persisted_offset(CHANGELOG) == 59
