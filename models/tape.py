@@ -269,7 +269,8 @@ class Tape:
         if row is None or not row.closed or row.offset > offset:
             return
         complete, missing = completeness(window, start_us, row.candle, self.state.ledger)
-        if complete != row.complete:
+        # Not for each trade of a hole that fills: for the last one, also where it completes nothing.
+        if complete != row.complete or bool(missing) != bool(row.missing_trades):
             row = msgspec.structs.replace(
                 row,
                 offset=offset,

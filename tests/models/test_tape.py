@@ -237,7 +237,8 @@ class Expected:
         self.watermark = max(self.watermark, event.event_time_us)
         self.close(offset)
         for key in sorted(self.closed, key=lambda key: (BY_NAME[key[0]].size_us, key[1])):
-            if self.closed[key][0] != self.completeness(key)[0]:
+            (was, missed), (now, missing) = self.closed[key], self.completeness(key)
+            if was != now or (missed == 0) != (missing == 0):
                 self.revision[key] += 1
                 self.tell(key, offset)
         for gap in repaired:
@@ -997,6 +998,23 @@ def test_a_candle_that_we_joined_in_the_middle_is_not_complete() -> None:
     assert completeness_of(tape, MIDNIGHT) == (False, 0)
     assert completeness_of(tape, MIDNIGHT, "1h") == (False, 0)
     assert completeness_of(tape, MIDNIGHT + MINUTE) == (True, 0)
+
+
+def test_a_candle_that_we_joined_in_the_middle_tells_when_nothing_is_missing_any_more() -> None:
+    tape, _ = folded(log_of(trade(5, MIDNIGHT + 1), trade(7, MIDNIGHT + 3), trade(8, MIDNIGHT + 2 * MINUTE)))
+    assert completeness_of(tape, MIDNIGHT) == (False, 1)
+    revision = tape.rows["1m", MIDNIGHT].revision
+    tape.fold([(3, trade(6, MIDNIGHT + 2))])
+    assert completeness_of(tape, MIDNIGHT) == (False, 0)
+    assert tape.rows["1m", MIDNIGHT].revision == revision + 1
+    # The trade between may lie in the next minute: the candle changes in its count alone.
+    tape, _ = folded(
+        log_of(trade(5, MIDNIGHT + 1), trade(7, MIDNIGHT + MINUTE), trade(8, MIDNIGHT + 3 * MINUTE))
+    )
+    assert completeness_of(tape, MIDNIGHT) == (False, 1)
+    changes = tape.fold([(3, trade(6, MIDNIGHT + MINUTE))])
+    assert completeness_of(tape, MIDNIGHT) == (False, 0)
+    assert ("1m", MIDNIGHT, 1, 0) in told(changes)
 
 
 def test_a_candle_is_complete_when_the_id_before_it_lies_in_an_earlier_window() -> None:
