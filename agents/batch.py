@@ -73,7 +73,7 @@ class Folding(Generic[Tape]):
         return max((state.offset for state in states if state), default=-1)
 
     async def run(self, stream: Any) -> None:
-        """Fold each batch of a stream, for as long as it goes."""
+        """Fold each batch of each fetch, for as long as the stream goes."""
         async for event in stream.events():
             batches: list[RecordBatch] = event.value
             for batch in batches:

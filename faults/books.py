@@ -51,7 +51,12 @@ async def books(plan: Plan) -> Outcome:
     apart = [b - a for times in resubscribes.values() for a, b in pairwise(times)]
     closest = min(apart, default=inf)
     return Outcome(
-        not crossed and closest >= 4.9 and back_s is not None and back_s <= 5.0 and verdict.zero,
+        all(done.values())
+        and not crossed
+        and closest >= 4.9
+        and back_s is not None
+        and back_s <= 5.0
+        and verdict.zero,
         f"{done}: {crossed} of {answers:,} answers crossed and in step; "
         f"{sum(map(len, resubscribes.values()))} resubscribes, {closest:.1f} s apart at least; all in step "
         f"{_seconds(back_s)} after the end; {silent} of {len(PRODUCTS)} books then differ "

@@ -50,7 +50,9 @@ class Ledger:
         self.differing: list[tuple[str, str]] = []
         """Symbol and what differs, of trades of one id that are not the same."""
         self.heard_us: dict[str, int] = defaultdict(int)
-        """By symbol, our clock when the producer received the newest trade."""
+        """By symbol, our clock when the producer received the newest trade from the feed."""
+        self.repaired_us: list[int] = []
+        """Times of the trades that came from REST first: those have no sequence."""
         self.letters: list[dict[str, Any]] = []
         self.gaps: dict[str, dict[str, Any]] = {}
         """By key, as they were told last."""
@@ -113,7 +115,10 @@ class Ledger:
             self.copies += 1
             if Decimal(known.price) != Decimal(fill.price) or known.time_us != fill.time_us:
                 self.differing.append((symbol, f"{symbol} {trade_id}: {known} and {fill}"))
-        self.heard_us[symbol] = max(self.heard_us[symbol], value["received_time_us"])
+        elif value["sequence"] is None:
+            self.repaired_us.append(fill.time_us)
+        if value["sequence"] is not None:
+            self.heard_us[symbol] = max(self.heard_us[symbol], value["received_time_us"])
 
     def _dead_letters(self, record: Any, value: dict[str, Any]) -> None:
         self.letters.append(value)
@@ -134,7 +139,7 @@ class Ledger:
 
     def open_gaps(self) -> list[dict[str, Any]]:
         """Return the gaps of the market's products that nobody has repaired."""
-        return [gap for gap in self.gaps.values() if gap["state"] != "repaired" and gap["symbol"] in PRODUCTS]
+        return [gap for gap in self.gaps.values() if gap["state"] == "open" and gap["symbol"] in PRODUCTS]
 
 
 @dataclass
@@ -157,8 +162,8 @@ class Verdict:
 
     @property
     def zero(self) -> bool:
-        """The bar Z: 0 lost, 0 double, 0 differing."""
-        return self.trades > 0 and not (self.lost or self.double or self.differing)
+        """The bar Z: 0 lost, 0 double, 0 differing, and no gap is open any more."""
+        return self.trades > 0 and not (self.lost or self.double or self.differing or self.open_gaps)
 
     def __str__(self) -> str:
         told = (

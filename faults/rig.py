@@ -123,8 +123,8 @@ class Verdict:
 
     @property
     def exact(self) -> bool:
-        """Nothing lost, nothing double, no candle differs, wherever it is read."""
-        return self.table.none and self.changelog.none and self.topic.none
+        """Nothing lost or double, no candle differs, wherever it is read; no revision has two contents."""
+        return self.table.none and self.changelog.none and self.topic.none and not self.conflicting
 
     def __str__(self) -> str:
         places = {"table": self.table, "changelog": self.changelog, "topic candles": self.topic}
