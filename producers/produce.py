@@ -60,6 +60,7 @@ class Pipeline:
         self.feed: Feed | None = None
         self._held_back: dict[Key, int] = {}
         """The books whose records are not written, and the time of receipt of the first such record."""
+        self._dropped = 0
 
     @property
     def open_books(self) -> list[Key]:
@@ -74,6 +75,9 @@ class Pipeline:
             await sink.put(event)
         elif isinstance(event, Heartbeat):
             self._keyframer.watch(event, _now_us())
+            if (dropped := sink.stats.dropped) != self._dropped:
+                self._dropped = dropped
+                self._quiet.doubt()
             for heartbeat in self._quiet.let_through(event):
                 await sink.put(heartbeat)
         else:

@@ -2,7 +2,8 @@
 
 An exchange beats once a second for each product; a busy symbol's trades say more. A quiet symbol
 needs one where a candle is over, to move its watermark: one a minute is enough. And one that
-names a trade which never came proves a gap, and always goes in. Pure.
+names a trade which never came proves a gap, and always goes in; so does the first one after records
+were dropped on the way to the log, as the trades it names may be among them. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ SMALLEST = WINDOWS[0]
 
 
 class _Symbol:
-    __slots__ = ("held", "joined_us", "last_trade_id", "proven_id", "spoke_us")
+    __slots__ = ("held", "is_in_doubt", "joined_us", "last_trade_id", "proven_id", "spoke_us")
 
     def __init__(self, trade: Trade) -> None:
         self.last_trade_id = trade.trade_id
@@ -26,6 +27,8 @@ class _Symbol:
         """A heartbeat ahead of the trades: they have until the next one to arrive."""
         self.proven_id = 0
         """The highest last_trade_id that was written as a proof."""
+        self.is_in_doubt = False
+        """Whether its last trade may not be in the log."""
 
 
 class Quiet:
@@ -44,6 +47,11 @@ class Quiet:
             return
         symbol.last_trade_id = max(symbol.last_trade_id, trade.trade_id)
         symbol.spoke_us = max(symbol.spoke_us, trade.event_time_us)
+
+    def doubt(self) -> None:
+        """Note that records of any symbol were dropped on their way to the log."""
+        for symbol in self._symbols.values():
+            symbol.is_in_doubt = True
 
     def let_through(self, heartbeat: Heartbeat) -> list[Heartbeat]:
         """Return the heartbeats to write now: none, this one, or the one before it as well.
@@ -64,7 +72,9 @@ class Quiet:
         # The trade that came with the subscription is old: its candle can wait until there was time
         # for others, so that a topic begins with trades.
         joined = heartbeat.event_time_us - symbol.joined_us >= SMALLEST.size_us
-        if joined and SMALLEST.is_closed(spoke_in, heartbeat.event_time_us, self._grace_us):
+        is_due = joined and SMALLEST.is_closed(spoke_in, heartbeat.event_time_us, self._grace_us)
+        if is_due or symbol.is_in_doubt:
+            symbol.is_in_doubt = False
             through.append(heartbeat)
             symbol.proven_id = max(symbol.proven_id, heartbeat.last_trade_id)
         elif heartbeat.last_trade_id > max(symbol.last_trade_id, symbol.proven_id):

@@ -198,6 +198,17 @@ def test_a_heartbeat_whose_trade_never_came_goes_in_at_the_next_one_and_once():
     assert quiet.let_through(heartbeat(104, last_trade_id=9)) == []
 
 
+def test_after_records_were_dropped_the_next_heartbeat_of_each_symbol_goes_in_once():
+    quiet = Quiet(10 * SECOND)
+    for symbol in ("A-USD", "B-USD"):
+        quiet.saw(trade(100, 7, symbol))
+    quiet.doubt()
+    for symbol in ("A-USD", "B-USD"):
+        beat = heartbeat(101, last_trade_id=7, symbol=symbol)
+        assert quiet.let_through(beat) == [beat]
+        assert quiet.let_through(heartbeat(102, last_trade_id=7, symbol=symbol)) == []
+
+
 def test_a_heartbeat_just_ahead_of_its_trade_proves_nothing():
     quiet = Quiet(10 * SECOND)
     quiet.saw(trade(100, 7))
