@@ -4,7 +4,7 @@
 
     VERSION        the format of what is here
     kafka/         topics          tables/   RocksDB, by partition
-    logs/          one a process   market.json   when the simulated market began
+    logs/          one a process   market.json   where the simulated market is
     spill/         what a producer keeps while Kafka is away
 """
 

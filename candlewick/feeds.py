@@ -91,10 +91,13 @@ class _Market(msgspec.Struct):
     """Its own last trade ids, where it ended in order and does not go on."""
 
 
-def remember(settings: Settings, exchange: MockExchange) -> None:
-    """Keep where a market has ended."""
+def remember(settings: Settings, source: Source, exchange: MockExchange) -> None:
+    """Keep where a market has ended; a recording, or a market of speed 0, is not one that lasts."""
+    if source.file or not settings.speed:
+        return
     if (market := _kept(settings)) is not None:
-        market.ended = exchange.last_trade_ids()
+        # Products that it had no part in go on behind what they had before.
+        market.ended = {**market.behind, **exchange.last_trade_ids()}
         _keep(settings, market)
 
 

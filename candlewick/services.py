@@ -63,7 +63,7 @@ async def run_mock(settings: Settings) -> None:
         await stop.wait()
     finally:
         await exchange.stop()
-        feeds.remember(settings, exchange)
+        feeds.remember(settings, source, exchange)
 
 
 async def run_producer(settings: Settings) -> None:

@@ -16,7 +16,7 @@ HOUR_US = 3_600_000_000
 
 
 async def ids_of_a_session(settings: Settings, in_order: bool = True) -> list[int]:
-    """Serve a market for a moment; return the ids of its trades."""
+    """Serve a market for a moment; return the ids of the trades of its first product."""
     exchange = feeds.mock_exchange(settings, feeds.resolve(settings))
     await exchange.start()
     try:
@@ -24,16 +24,20 @@ async def ids_of_a_session(settings: Settings, in_order: bool = True) -> list[in
             aiohttp.ClientSession() as session,
             session.ws_connect(exchange.ws_url) as socket,
         ):
-            await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["matches"]})
+            await socket.send_json(
+                {"type": "subscribe", "product_ids": [exchange.products[0]], "channels": ["matches"]}
+            )
             async with asyncio.timeout(20):
                 while (await socket.receive_json())["type"] != "match":
                     pass
-            async with session.get(f"{exchange.rest_url}/products/BTC-USD/trades?limit=1000") as answer:
+            async with session.get(
+                f"{exchange.rest_url}/products/{exchange.products[0]}/trades?limit=1000"
+            ) as answer:
                 rows = await answer.json()
     finally:
         await exchange.stop()
     if in_order:
-        feeds.remember(settings, exchange)
+        feeds.remember(settings, feeds.resolve(settings), exchange)
     return sorted(row["trade_id"] for row in rows)
 
 
@@ -63,6 +67,15 @@ async def test_a_market_that_goes_on_has_the_same_trades(tmp_path: Path) -> None
     again = await ids_of_a_session(settings)
     assert again[: len(first)] == first
     assert len(again) > len(first)
+
+
+async def test_a_product_that_was_left_out_once_goes_on_behind_its_own_trades(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, feed="mock", products=("BTC-USD",), mock_port=0)
+    await ids_of_a_session(settings)
+    path = tmp_path / "market.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "ended": {"BTC-USD": 5000}}))
+    await ids_of_a_session(settings.model_copy(update={"products": ("ETH-USD",)}))
+    assert (await ids_of_a_session(settings))[0] in (5000, 5001)
 
 
 async def test_the_ids_of_a_market_that_was_killed_are_not_used_again(tmp_path: Path) -> None:
