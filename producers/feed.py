@@ -30,9 +30,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from models.book import BookDelta, BookLost, BookSnapshot
 from models.errors import CandlewickError, ConfigError, DecodeError
 from models.trade import Heartbeat, Trade
+from producers.book_sync import BookSync
 from producers.codec import Codec, Event, Refused, Subscribed, Unknown, without_userinfo
 from producers.continuity import Continuity
 from producers.feed_status import ConnectionStatus, FeedSettings, FeedStatus, State, backoff_s
+from producers.tasks import until_one_ends
 
 log = structlog.get_logger(__name__)
 
@@ -124,15 +126,7 @@ class Feed:
             FeedRefused: the exchange accepted nothing at all.
             Exception: whatever ``deliver`` or ``dead_letter`` raises.
         """
-        tasks = [asyncio.create_task(c.run(), name=f"feed-{c.number}") for c in self._connections]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await until_one_ends(*(connection.run() for connection in self._connections))
 
     async def lose_book(self, symbol: str, cause: str) -> None:
         """Say that a symbol's book cannot be trusted, and ask for a new snapshot."""
@@ -166,24 +160,6 @@ class Feed:
             raise FeedRefused(self.exchange, self.last_refusal)
 
 
-class _Book:
-    """Where a symbol's book stands on this connection; times are monotonic seconds."""
-
-    __slots__ = ("asked_at", "due_at", "has_snapshot", "in_step_since", "resubscribed_at", "resubscribes")
-
-    def __init__(self) -> None:
-        self.has_snapshot = False
-        self.asked_at: float | None = None
-        """Since when a snapshot is awaited."""
-        self.due_at: float | None = None
-        """When to subscribe again."""
-        self.in_step_since = 0.0
-        """When the last snapshot came."""
-        self.resubscribed_at = float("-inf")
-        self.resubscribes = 0
-        """How many there were without a long time in step between them."""
-
-
 class _Symbol:
     """What came of a symbol on this connection."""
 
@@ -213,7 +189,7 @@ class _Connection:
         self._enter("waiting")
         # Of the present socket only:
         self._codec = feed.codec_factory()
-        self._books: dict[str, _Book] = {}
+        self._books: dict[str, BookSync] = {}
         self._symbols: dict[str, _Symbol] = {}
         self._subscribed_at: float | None = None
         self._asked_at = 0.0
@@ -247,11 +223,12 @@ class _Connection:
         while True:
             await self._feed.turn()
             reason, detail = await self._session()
+            ended_at = time.monotonic()
             self._reconnects[reason] += 1
             self._enter("waiting")
             await self._lose_all_books("disconnected")
             self._feed.check_refusals()
-            up_s = time.monotonic() - self._subscribed_at if self._subscribed_at else 0.0
+            up_s = ended_at - self._subscribed_at if self._subscribed_at else 0.0
             if up_s >= self._settings.healthy_s:
                 attempt = 0
             elif self._subscribed_at:
@@ -279,7 +256,7 @@ class _Connection:
         self._end_reason = ""
         settings = self._settings
         try:
-            async with connect(
+            socket = await connect(
                 self._feed.url,
                 compression="deflate",
                 max_size=settings.max_frame_bytes,
@@ -288,26 +265,23 @@ class _Connection:
                 open_timeout=settings.open_s,
                 close_timeout=1.0,  # a stop has 8 s for everything
                 proxy=None if self._feed.is_local else True,
-            ) as socket:
-                watcher: asyncio.Task[None] | None = None
-                try:
-                    await self._subscribe(socket)
-                    watcher = asyncio.create_task(self._watch(socket))
-                    await self._read(socket)
-                except ConnectionClosed as error:
-                    if self._is_refused:
-                        self.refused, self._end_reason = True, "refused"
-                    return self._end_reason or _close_reason(error), str(error)
-                finally:
-                    if watcher:
-                        watcher.cancel()
-                        await asyncio.gather(watcher, return_exceptions=True)
+            )
         except InvalidURI:
             raise ConfigError(
                 "the feed's address", self._feed.shown_url, "a ws:// or wss:// address"
             ) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             return "unreachable", str(error) or type(error).__name__
+        try:
+            await self._subscribe(socket)
+            await until_one_ends(self._read(socket), self._watch(socket))
+            raise AssertionError("neither of them returns")
+        except ConnectionClosed as error:
+            if self._is_refused:
+                self.refused, self._end_reason = True, "refused"
+            return self._end_reason or _close_reason(error), str(error)
+        finally:
+            await socket.close()
 
     @property
     def _is_refused(self) -> bool:
@@ -368,12 +342,13 @@ class _Connection:
             if symbol.continuity.is_broken_by(event) and self._settings.lose_books_on_gaps:
                 await self.lose_book(event.symbol, "missed trades")
         elif isinstance(event, BookSnapshot):
-            book = self._books.setdefault(event.symbol, _Book())
-            book.has_snapshot, book.asked_at, book.due_at = True, None, None
-            book.in_step_since = read_at
+            self._book(event.symbol).in_step(read_at)
         else:
-            return event.symbol in self._books and self._books[event.symbol].has_snapshot
+            return event.symbol in self._books and self._books[event.symbol].is_in_step
         return True
+
+    def _book(self, symbol: str) -> BookSync:
+        return self._books.setdefault(symbol, BookSync(self._settings))
 
     def _answer(self, event: Event) -> None:
         """Take what the exchange says to us, and not of the market."""
@@ -393,9 +368,7 @@ class _Connection:
     def _accept(self, event: Subscribed) -> None:
         now = time.monotonic()
         for symbol in event.channels.get("books", frozenset()):
-            book = self._books.setdefault(symbol, _Book())
-            if not book.has_snapshot and book.due_at is None and book.asked_at is None:
-                book.asked_at = now
+            self._book(symbol).subscribed(now)
         if self._subscribed_at is None and any(event.channels.values()):
             self._subscribed_at = now
             self.refused = False
@@ -420,28 +393,18 @@ class _Connection:
 
     async def lose_book(self, symbol: str, cause: str) -> None:
         book = self._books.get(symbol)
-        if book is None or not book.has_snapshot:
-            return  # never in step, or a new snapshot is on its way: whatever came before it does not matter
-        now = time.monotonic()
-        if now - book.in_step_since >= self._settings.in_step_s:
-            book.resubscribes = 0
-        book.due_at = self._due_at(book, now)
-        await self._tell_lost(symbol, book, cause)
-
-    def _due_at(self, book: _Book, now: float) -> float:
-        """Return when a book may be subscribed again."""
-        settings = self._settings
-        wait_s = settings.resubscribe_s * 2.0 ** min(max(0, book.resubscribes - 1), 30)
-        return max(now, book.resubscribed_at + min(settings.resubscribe_most_s, wait_s))
+        # Never in step, or a new snapshot is on its way: whatever came before that does not matter.
+        if book is not None and book.is_in_step:
+            book.ask_again(time.monotonic())
+            await self._tell_lost(symbol, book, cause)
 
     async def _lose_all_books(self, cause: str) -> None:
         for symbol, book in self._books.items():
-            await self._tell_lost(symbol, book, cause)
+            if book.is_in_step:
+                await self._tell_lost(symbol, book, cause)
 
-    async def _tell_lost(self, symbol: str, book: _Book, cause: str) -> None:
-        if not book.has_snapshot:
-            return  # said already, or never in step
-        book.has_snapshot = False
+    async def _tell_lost(self, symbol: str, book: BookSync, cause: str) -> None:
+        book.is_in_step = False
         self._log.warning("Lost a book", symbol=symbol, cause=cause)
         lost = BookLost(self._feed.exchange, symbol, None, self._feed.clock_us(), cause)
         try:
@@ -449,18 +412,19 @@ class _Connection:
         except asyncio.CancelledError:
             # The watcher ends with its connection, maybe while it waits for room: said twice is
             # harmless, and not at all is a book that readers go on with.
-            book.has_snapshot = True
+            book.is_in_step = True
             raise
 
     # What has to happen when nothing arrives.
 
-    async def _watch(self, socket: ClientConnection) -> None:
-        """Look at the clock: end a silent connection, lose silent books, ask again for lost ones."""
-        while not self._end_reason:
+    async def _watch(self, socket: ClientConnection) -> NoReturn:
+        """Look at the clock: cut a silent connection, lose silent books, ask again for lost ones."""
+        while True:
             await asyncio.sleep(self._settings.tick_s)
             now = time.monotonic()
-            if self._reading_since is None:
-                continue  # the sink holds us up: that nothing arrives proves nothing
+            if self._reading_since is None or self._end_reason:
+                # The sink holds us up: that nothing arrives proves nothing. Or the reader is about to end.
+                continue
             if now - self._reading_since > self._settings.silence_s:
                 self._abort(socket, "silent")
             elif self._is_refused and now - self._refused_at > self._settings.refused_s:
@@ -472,7 +436,7 @@ class _Connection:
                 await self._resubscribe_books(socket, now)
 
     async def _lose_silent_books(self, now: float) -> None:
-        for symbol in [symbol for symbol, book in self._books.items() if book.has_snapshot]:
+        for symbol in [symbol for symbol, book in self._books.items() if book.is_in_step]:
             seen_at = max(self._symbols[symbol].seen_at, self._held_up_at)
             if now - seen_at > self._settings.symbol_silence_s:
                 await self.lose_book(symbol, "silent")
@@ -484,22 +448,21 @@ class _Connection:
 
     async def _resubscribe_books(self, socket: ClientConnection, now: float) -> None:
         for symbol, book in list(self._books.items()):
-            if book.due_at is None and book.asked_at and now - book.asked_at > self._settings.snapshot_s:
+            if book.is_overdue(now):
                 self._log.warning(
-                    "No snapshot of a subscribed book", symbol=symbol, waited_s=round(now - book.asked_at, 1)
+                    "No snapshot of a subscribed book", symbol=symbol, waited_s=self._settings.snapshot_s
                 )
-                book.due_at = self._due_at(book, now)
-            if book.due_at is not None and book.due_at <= now:
-                book.due_at, book.asked_at, book.resubscribed_at = None, now, now
-                book.resubscribes += 1
-                self._feed.books_resubscribed += 1
-                frames = self._codec.unsubscribe([symbol], ["books"])
-                frames += self._codec.subscribe([symbol], ["books"])
-                try:
-                    for frame in frames:
-                        await socket.send(frame)
-                except ConnectionClosed:
-                    return  # the reader learns the same, and says it
+                book.ask_again(now)
+            if not book.is_due(now):
+                continue
+            book.asked(now)
+            self._feed.books_resubscribed += 1
+            frames = self._codec.unsubscribe([symbol], ["books"]) + self._codec.subscribe([symbol], ["books"])
+            try:
+                for frame in frames:
+                    await socket.send(frame)
+            except ConnectionClosed:
+                return  # the reader learns the same, and says it
 
 
 def _said(refusal: Refused) -> str:

@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 
 OPENS_A_WEBSOCKET = {"producers.feed"}
 WRITES_TO_KAFKA = {"producers.sink", "candlewick.checkpoint"}
-ASKS_OVER_HTTP = {"candlewick.up", "candlewick.web.peers", "producers.repair"}
+ASKS_OVER_HTTP = {"candlewick.up", "candlewick.web.peers", "producers.rest"}
 """Our own web views, and the one that asks an exchange."""
 
 RUNTIME = {"asyncio", "faust", "aiokafka", "aiohttp", "websockets", "socket", "threading"}

@@ -608,6 +608,24 @@ async def test_a_lost_book_is_told_though_the_connection_ends_while_there_is_no_
         assert (BookLost, symbol) in books[first:again]
 
 
+async def test_a_lost_book_that_cannot_be_told_ends_the_feed_with_the_reason():
+    log = Log()
+    deliver = log.deliver
+
+    async def full(event):
+        if isinstance(event, BookLost):
+            raise OSError("no space left")
+        await deliver(event)
+
+    log.deliver = full
+    settings = FeedSettings(connects_per_s=1000, tick_s=0.01, symbol_silence_s=0.3)
+    async with Exchange() as exchange, running(exchange, log, settings=settings) as feed:
+        await until(lambda: log.of(BookSnapshot))
+        await until(feed.task.done)  # only the clock, not a frame, could tell of the silence
+        with pytest.raises(OSError, match="no space left"):
+            feed.task.result()
+
+
 async def test_user_and_password_of_the_address_are_never_shown():
     log = Log()
     with capture_logs() as lines:
