@@ -75,9 +75,9 @@ class Pipeline:
             await sink.put(event)
         elif isinstance(event, Heartbeat):
             self._keyframer.watch(event, _now_us())
-            if (dropped := sink.stats.dropped) != self._dropped:
-                self._dropped = dropped
-                self._quiet.doubt()
+            if not sink.spilling and sink.stats.dropped != self._dropped:
+                self._dropped = sink.stats.dropped
+                self._quiet.doubt()  # not before there is room: the heartbeat would be dropped as well
             for heartbeat in self._quiet.let_through(event):
                 await sink.put(heartbeat)
         else:
