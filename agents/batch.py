@@ -59,7 +59,8 @@ class Folding(Generic[Tape]):
         self.tapes: dict[tuple[int, str], Tape] = {}
         """By (partition, symbol key), since the assignment."""
         self._settles: dict[tuple[int, str], Callable[[], None]] = {}
-        app.checkpoint.source(source, start_of, self.newest, self.forget)
+        self.start_of = start_of
+        app.checkpoint.sources[source] = self
 
     def forget(self) -> None:
         """End an assignment."""
@@ -84,7 +85,7 @@ class Folding(Generic[Tape]):
                     await app.checkpoint.drain()
                 except Exception as error:
                     # Faust would commit, and go on with the next batch: this one would be lost.
-                    app.log.exception("a batch of %s could not be folded, the worker ends", batch.tp)
+                    app.log.exception("a batch of %s was not folded or not told, the worker ends", batch.tp)
                     app.checkpoint.fail(error)
                     await app.consumer.crash(error)
                     return

@@ -77,6 +77,22 @@ class Table(Protocol):
         ...
 
 
+class Source(Protocol):
+    """What a checkpoint needs of the agent of a source topic; `agents.batch.Folding` is the one there is."""
+
+    def start_of(self, partition: int, committed: int) -> int:
+        """Return the offset to begin with, given the one that was committed."""
+        ...
+
+    def newest(self, partition: int) -> int:
+        """Return the last offset of a partition that the kept rows include, or -1."""
+        ...
+
+    def forget(self) -> None:
+        """End an assignment: drop what is only in memory."""
+        ...
+
+
 def boot_s() -> float:
     """Return seconds of a clock that goes on while the machine sleeps, where there is one."""
     return time.clock_gettime(CLOCK)
@@ -94,11 +110,8 @@ class Checkpoint:
         # The broker counts from the last heartbeat, which may be a quarter of a session ago.
         self._longest_s = session_s * 0.75
         self.tables: list[Table] = []
-        self.topics: set[str] = set()
-        """Source topics, delivered in batches."""
-        self._starts: dict[str, Callable[[int, int], int]] = {}
-        self._newest: dict[str, Callable[[int], int]] = {}
-        self._forgets: list[Callable[[], None]] = []
+        self.sources: dict[str, Source] = {}
+        """By topic; these topics are delivered in batches."""
         self.applied: dict[TP, int] = {}
         """The offset after the last record that was folded."""
         self._queue: deque[tuple[str, bytes, bytes | None]] = deque()
@@ -109,20 +122,6 @@ class Checkpoint:
         self._last_tick = boot_s()
         self._longest_sleep_s = 0.0
         self._watcher: threading.Thread | None = None
-
-    def source(
-        self,
-        topic: str,
-        start_of: Callable[[int, int], int],
-        newest: Callable[[int], int],
-        forget: Callable[[], None],
-    ) -> None:
-        """Register an agent's topic: where to begin given (partition, committed), the last offset that
-        a partition's rows include, and how to forget."""
-        self.topics.add(topic)
-        self._starts[topic] = start_of
-        self._newest[topic] = newest
-        self._forgets.append(forget)
 
     def send(self, topic: str, key: bytes, value: bytes | None) -> None:
         """Send a message, or with None a tombstone; it is acknowledged before rows are written."""
@@ -149,10 +148,6 @@ class Checkpoint:
     def fail(self, error: Exception) -> None:
         """Give up: nothing is written any more, and the next start folds again from the last commit."""
         self._failure = error
-
-    def newest(self, tp: TP) -> int:
-        """Return the last offset of a source partition that the rows include, or -1."""
-        return self._newest[tp.topic](tp.partition)
 
     def awake(self) -> None:
         """Begin to watch, in a thread of its own, whether the process is awake; a busy event loop is."""
@@ -183,10 +178,6 @@ class Checkpoint:
             slept = f"the process did not run for {self._longest_sleep_s:.1f} s"
             raise Frozen(f"{slept}, and its partitions may move after {self._longest_s:.1f} s")
 
-    def start_of(self, tp: TP, committed: int) -> int:
-        """Return the offset to begin with."""
-        return self._starts[tp.topic](tp.partition, committed)
-
     def begin(self, highwaters: dict[TP, int]) -> None:
         """Begin an assignment; ``highwaters`` are the last offsets of the changelogs."""
         for table in self.tables:
@@ -198,8 +189,8 @@ class Checkpoint:
         self._queue.clear()
         for table in self.tables:
             table.forget()
-        for forget in self._forgets:
-            forget()
+        for source in self.sources.values():
+            source.forget()
 
     async def write(self, is_current: Callable[[], bool]) -> dict[TP, int]:
         """Write steps 1 to 3; return the offsets for step 4, none when ``is_current`` no longer holds.

@@ -87,7 +87,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.checkpoint = self.app.checkpoint
         self._changelogs = {table.changelog_topic_name for table in self.checkpoint.tables}
-        LeanRecords.topics = self.checkpoint.topics | self._changelogs
+        LeanRecords.topics = self.checkpoint.sources.keys() | self._changelogs
         self._expected: dict[TP, int] = {}
         """The next offset to deliver, of each source partition that flows."""
         self._sought: dict[TP, int] = {}
@@ -102,7 +102,7 @@ class BatchConsumer(driver.Consumer):
             await self.sleep(TICK_S)
 
     def _is_batched(self, tp: TP) -> bool:
-        return tp.topic in self.checkpoint.topics
+        return tp.topic in self.checkpoint.sources
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         epoch = self.epoch
@@ -287,7 +287,7 @@ class BatchConsumer(driver.Consumer):
             return  # partitions have moved meanwhile: the next recovery seeks
         self.checkpoint.begin(self.app.tables.recovery.active_highwaters)
         for tp in sources:
-            newest = self.checkpoint.newest(tp)
+            newest = self.checkpoint.sources[tp.topic].newest(tp.partition)
             if newest >= (ends[tp] or 0):
                 error = StateError(
                     f"{tp.topic}-{tp.partition} ends at offset {ends[tp]}, but the tables include {newest}: "
@@ -302,7 +302,7 @@ class BatchConsumer(driver.Consumer):
             # Faust's seek leaves a partition without a committed offset where it was (aiokafka
             # consumer.py:901), so each one is sought by name.
             committed = self._committed_offset.get(tp) or 0
-            wanted = self.checkpoint.start_of(tp, committed)
+            wanted = self.checkpoint.sources[tp.topic].start_of(tp.partition, committed)
             seeks[tp] = min(max(earliest[tp] or 0, wanted), ends[tp] or 0)
         await self._thread.seek_wait(seeks)
         if epoch == self.epoch:

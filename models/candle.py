@@ -15,9 +15,7 @@ import msgspec
 
 from models import ids
 from models.decimals import EXACT, plain, ratio
-from models.errors import OutsideWindow
 from models.trade import Trade
-from models.window import Window
 
 ZERO = Decimal(0)
 
@@ -83,22 +81,6 @@ class Candle(msgspec.Struct, frozen=True):
             ids=ids.union(ranges, ((low_id, high_id),)),
             trade_count=len(trades),
         )
-
-    def add(self, trade: Trade, window: Window | None = None, start_us: int = 0) -> Candle:
-        """Return this candle with one more trade in it; a trade that it has already changes nothing.
-
-        The order of calls does not matter: open and close are chosen by
-        (event_time_us, trade_id), not by arrival.
-
-        Raises:
-            OutsideWindow: a window was given, and the trade's event time is not in it.
-        """
-        if window and window.start_of(trade.event_time_us) != start_us:
-            raise OutsideWindow(trade.event_time_us, start_us, window.end_of(start_us))
-        if ids.holds(self.ids, trade.trade_id):
-            return self
-        with decimal.localcontext(EXACT):
-            return self.merge(Candle.of((trade,)))
 
     def merge(self, other: Candle) -> Candle:
         """Return the candle of both sets of trades, which have no trade in common; under `EXACT`."""

@@ -6,7 +6,6 @@
     ├── ConfigError        a setting is wrong: fix it, start again
     ├── DecodeError        an exchange sent what its protocol does not allow: dead-letter it, go on
     ├── RecordError        a record in one of our topics cannot be read: dead-letter it, go on
-    ├── OutsideWindow      a trade was given to a candle whose window does not hold it: a bug
     ├── TopicError         a topic is not what the tables need: change one of them
     └── StateError         state and log do not fit together: stop, and say what to do
 
@@ -61,19 +60,6 @@ class RecordError(CandlewickError):
 
     def __str__(self) -> str:
         return f"record refused: {self.reason}: {(self.value or b'')[:EXCERPT]!r}"
-
-
-class OutsideWindow(CandlewickError):
-    """A trade's event time is not in the candle's window."""
-
-    def __init__(self, event_time_us: int, start_us: int, end_us: int) -> None:
-        super().__init__(event_time_us, start_us, end_us)
-        self.event_time_us = event_time_us
-        self.start_us = start_us
-        self.end_us = end_us
-
-    def __str__(self) -> str:
-        return f"event time {self.event_time_us} is not in [{self.start_us}, {self.end_us})"
 
 
 class TopicError(CandlewickError):

@@ -78,12 +78,6 @@ def count(ranges: Ranges) -> int:
     return sum(high - low + 1 for low, high in ranges)
 
 
-def missing(ranges: Ranges, low: int, high: int) -> int:
-    """Count the ids in ``[low, high]`` that the set does not hold."""
-    seen = sum(min(end, high) - max(start, low) + 1 for start, end in ranges if end >= low and start <= high)
-    return max(0, high - low + 1) - seen
-
-
 def after(ranges: Ranges, trade_id: int) -> int | None:
     """Return the lowest id in the set that is above ``trade_id``, or None."""
     for low, high in ranges:

@@ -24,7 +24,7 @@ class Consumer(BatchConsumer):
         self.fetched = []
         self.sought = []
         self.epoch = 0
-        self.checkpoint = SimpleNamespace(topics={"trades"}, forget=lambda: None)
+        self.checkpoint = SimpleNamespace(sources={"trades": None}, forget=lambda: None)
         recovery = SimpleNamespace(in_recovery=False)
         self.app = SimpleNamespace(
             monitor=SimpleNamespace(track_tp_end_offset=lambda *_: None),

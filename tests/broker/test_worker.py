@@ -144,7 +144,7 @@ def test_a_batch_that_cannot_be_folded_ends_the_worker_and_is_folded_by_the_next
         timeout=90,
     )
     assert failed.returncode != 0
-    assert "could not be folded, the worker ends" in failed.stdout + failed.stderr
+    assert "was not folded or not told, the worker ends" in failed.stdout + failed.stderr
     worker = Worker(run, kafka, folder, "bug")
     candle = until(lambda: worker.has("BUG-USD", 2000))
     assert Decimal(candle["volume"]) == sum(t.size for t in trades("BUG-USD", 1, 2000))

@@ -9,15 +9,12 @@ from itertools import permutations
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.candle import Candle
 from models.decimals import EXACT
-from models.errors import OutsideWindow
 from models.trade import Trade
-from models.window import BY_NAME
 
 QUICK = settings(deadline=None, max_examples=60)
 MINUTE = 60_000_000
@@ -42,7 +39,7 @@ def added(trades: Iterable[Trade]) -> Candle:
     first, *rest = trades
     candle = of([first])
     for another in rest:
-        candle = candle.add(another)
+        candle = merged(candle, of([another]))
     return candle
 
 
@@ -160,40 +157,11 @@ def test_open_and_close_are_chosen_by_time_before_id() -> None:
     assert (candle.first_trade_id, candle.last_trade_id) == (1, 3)
 
 
-def test_a_trade_that_is_there_already_changes_nothing_even_with_another_price() -> None:
-    candle = of([trade(1, price="5")])
-    assert candle.add(trade(1, price="7", size="100")) is candle
-
-
 def test_sums_keep_every_one_of_28_digits() -> None:
     large, tiny = "9" * 28, "0." + "0" * 27 + "1"
     candle = added([trade(1, price=large, size=large), trade(2, price=tiny, size=tiny)])
     assert candle.figures()["volume"] == large + tiny[1:]
     assert candle.figures()["quote_volume"] == str(int(large) ** 2) + "." + "0" * 55 + "1"
-
-
-def test_the_sum_does_not_depend_on_the_context_of_the_caller() -> None:
-    with decimal.localcontext(prec=3):
-        candle = of([trade(1, size="1234.5")]).add(trade(2, size="0.0001"))
-        assert candle.figures()["volume"] == "1234.5001"
-        assert candle.figures()["sell_volume"] == "0.0000"
-
-
-@pytest.mark.parametrize("time_us", [START - 1, START + MINUTE, START - MINUTE, START + 3600 * 1_000_000])
-def test_a_trade_of_another_window_is_refused(time_us: int) -> None:
-    candle = of([trade(1)])
-    with pytest.raises(OutsideWindow) as caught:
-        candle.add(trade(2, time_us), BY_NAME["1m"], START)
-    assert (caught.value.event_time_us, caught.value.start_us, caught.value.end_us) == (
-        time_us,
-        START,
-        START + MINUTE,
-    )
-
-
-@pytest.mark.parametrize("time_us", [START, START + MINUTE - 1])
-def test_the_first_and_the_last_instant_of_a_window_are_in_it(time_us: int) -> None:
-    assert of([trade(1)]).add(trade(2, time_us), BY_NAME["1m"], START).trade_count == 2
 
 
 def a_day_of_trades(random: Random, count: int) -> list[Trade]:

@@ -29,11 +29,6 @@ EXAMPLES: list[tuple[CandlewickError, dict[str, object], str]] = [
         "record refused: no value: b''",
     ),
     (
-        errors.OutsideWindow(61, 0, 60),
-        {"event_time_us": 61, "start_us": 0, "end_us": 60},
-        "event time 61 is not in [0, 60)",
-    ),
-    (
         errors.TopicError("trades", "8 partitions", "4", "set partitions to 8"),
         {"topic": "trades", "found": "8 partitions", "needed": "4", "remedy": "set partitions to 8"},
         "topic trades has 8 partitions, but needs 4: set partitions to 8",

@@ -65,14 +65,6 @@ def test_holds_is_membership(numbers: frozenset[int], number: int) -> None:
 
 
 @QUICK
-@given(small_sets, st.integers(-5, 45), st.integers(-5, 45))
-def test_missing_counts_the_ids_of_a_stretch_that_are_not_there(
-    numbers: frozenset[int], low: int, high: int
-) -> None:
-    assert ids.missing(ranges_of(numbers), low, high) == len(set(range(low, high + 1)) - numbers)
-
-
-@QUICK
 @given(small_sets, st.integers(-5, 45))
 def test_after_is_the_next_id_in_the_set(numbers: frozenset[int], number: int) -> None:
     assert ids.after(ranges_of(numbers), number) == min(
