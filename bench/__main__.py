@@ -61,7 +61,7 @@ OWN = {"peers": (race.TRADES, race.ROUNDS), "scaling": (scaling.TRADES, RUNS)}
 """Trades and runs of a measurement that has others, when nothing else is asked for."""
 ASKED_FOR = {"scaling", "trade-cost", "recovery", "soak"}
 """Measured only when they are named: they take long."""
-LIMIT_S = 1_800.0
+LIMIT_S = 3_600.0
 """A measurement that takes longer is given up."""
 QUICK_TRADES = 100_000
 

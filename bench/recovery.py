@@ -63,7 +63,7 @@ async def recovery(plan: Plan, figures: Figures) -> None:
                 began = time.monotonic()
                 await worker.start()
                 seconds = await worker.until_ready(last[0], RECOVERED_WITHIN_S) - began
-                await check(worker, written)
+                await check([worker], written)
                 what = (
                     f"from the start of a worker that was killed to its first answer; {count:,} candles of a "
                     f"minute, {records:,} records in their changelog; every candle then compared with the log"

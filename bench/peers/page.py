@@ -64,9 +64,8 @@ METHOD = """\
   Bytewax: until the last candle is emitted. Start and stop are not timed, a JVM's warming up is; nobody
   waits for a commit at the end, so what is visible then may not be durable yet.
 - A run counts only when its candles are right: every one of every window is compared with the log,
-  exactly, or to 1e-9 where sums are floats. Of Candlewick: the count, gaps and duplicates of every
-  product, and the volume of each partition's last. A run that is wrong is shown as wrong, and gives no
-  figure.
+  exactly, or to 1e-9 where sums are floats. Candlewick's are asked for at `/stats`, and must have no
+  gaps and duplicates besides. A run that is wrong is shown as wrong, and gives no figure.
 - Cores: processor time of the process and its children, over the time measured. Memory: resident, the
   highest of samples {sample_ms:.0f} ms apart or less, from the start of the process; a JVM takes what
   its default heap lets it. State: what its folder takes on disk after a stop; changelogs in Kafka are

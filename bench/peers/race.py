@@ -31,7 +31,7 @@ from bench import catchup, log, market
 from bench.figures import Figures, Need, Plan
 from bench.peers import environment
 from bench.peers.systems import SYSTEMS, System
-from bench.peers.truth import Key, Truth
+from bench.truth import Key, Truth
 from bench.worker import TooSlow, Worker
 from candlewick.config import Settings
 from candlewick.guard import guarded
@@ -147,13 +147,12 @@ class Race:
         settings = Settings(data_dir=plan.folder)
         async with EmbeddedBroker(plan.folder / "broker") as broker:
             names = market.symbols(PRODUCTS, settings.partitions)
-            truth = Truth()
             trades = market.trades(names, plan.trades, market.midnight(time.time_ns() // 1000))
             written = await log.write(
-                broker.bootstrap, settings, truth.watch(trades), BATCH_RECORDS,
+                broker.bootstrap, settings, trades, BATCH_RECORDS,
                 lambda done: plan.step(f"writing {plan.trades:,} trades", LOADING * done / plan.trades),
             )  # fmt: skip
-            await _rounds(plan, broker.bootstrap, entries, truth, written, lambda: _rank(standing))
+            await _rounds(plan, broker.bootstrap, entries, written, lambda: _rank(standing))
         ours = standing.entries[0]
         if not ours.runs:
             raise Failed(f"no run of {ours.name} was right: {ours.wrong[-1]}")
@@ -209,7 +208,6 @@ async def _rounds(
     plan: Plan,
     bootstrap: str,
     entries: list[tuple[System, Entry]],
-    truth: Truth,
     written: log.Written,
     rank: Callable[[], None],
 ) -> None:
@@ -226,7 +224,7 @@ async def _rounds(
             folder.mkdir()
             try:
                 if system.command:
-                    run = await _run_peer(system, entry, bootstrap, folder, truth)
+                    run = await _run_peer(system, entry, bootstrap, folder, written.truth)
                 else:
                     run = await _run_candlewick(bootstrap, folder, written)
                 entry.runs.append(run)
@@ -249,7 +247,7 @@ async def _run_candlewick(bootstrap: str, folder: Path, written: log.Written) ->
         seconds = time.monotonic() - began
         cpu_s = worker.cpu_s() - cpu_s
         worker.rss()
-        await catchup.check(worker, written)
+        await catchup.check([worker], written)
     return _run(count, seconds, cpu_s, worker.peak_rss, worker.settings.data_dir)
 
 
