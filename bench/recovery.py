@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench import log, market
 from bench.catchup import check
-from bench.figures import Figures, Plan
+from bench.figures import Figures, Need, Plan
 from bench.worker import TooSlow, Worker
 from candlewick import topics
 from candlewick.config import Settings
@@ -31,6 +31,9 @@ FOLDED_WITHIN_S = 600.0
 """Here each trade is a candle of its own, and closes another: folding takes ten times as long."""
 WRITTEN_WITHIN_S = 60.0
 RECOVERED_WITHIN_S = 300.0
+MILLION = "recovery, RocksDB lost, a million rows"
+KEPT, LOST = "recovery, RocksDB kept", "recovery, RocksDB lost"
+NEED_KEPT, NEED_MILLION = Need("<", 15), Need("<", 60)
 
 
 async def recovery(plan: Plan, figures: Figures) -> None:
@@ -55,8 +58,8 @@ async def recovery(plan: Plan, figures: Figures) -> None:
             records = await _until_still(broker.bootstrap, changelog, settings.partitions)
             steps = [(run, keep) for run in range(plan.runs) for keep in (True, False)]
             for done, (run, keep) in enumerate(steps):
-                kept = "kept" if keep else "lost"
-                plan.step(f"a kill, RocksDB {kept}, run {run + 1}", 0.4 + 0.6 * done / len(steps))
+                name = KEPT if keep else LOST
+                plan.step(f"{name}, run {run + 1}", 0.4 + 0.6 * done / len(steps))
                 await worker.kill()
                 if not keep:
                     shutil.rmtree(worker.settings.data_dir / "tables")
@@ -68,7 +71,12 @@ async def recovery(plan: Plan, figures: Figures) -> None:
                     f"from the start of a worker that was killed to its first answer; {count:,} candles of a "
                     f"minute, {records:,} records in their changelog; every candle then compared with the log"
                 )
-                figures.add(f"recovery, RocksDB {kept}", "s", seconds, what)
+                figures.add(name, "s", seconds, what, NEED_KEPT if keep else None)
+                if not keep:
+                    figures.add(
+                        MILLION, "s", seconds / records * 1e6,
+                        "the same, start included, over the records in the changelog", NEED_MILLION,
+                    )  # fmt: skip
 
 
 def _one_a_minute(names: Sequence[str], count: int, start_us: int) -> Iterator[Trade]:

@@ -13,14 +13,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psutil
 
 from bench import log, market
 from bench.catchup import SLOWEST, catch_up, check
-from bench.figures import Figures, Inexact, Plan
+from bench.figures import Figures, Inexact, Need, Plan
 from bench.worker import TooSlow, Worker
 from candlewick import topics
 from candlewick.config import Settings
@@ -38,19 +38,36 @@ SETTLED_WITHIN_S = 60.0
 MINUTE_US = 60_000_000
 BUSY_US = 8 * market.STEP_US
 """Between two trades of a product."""
-LOGS = (
-    (100_000, 8, BUSY_US),
-    (1_000_000, 8, BUSY_US),
-    (1_000_000, 80, BUSY_US),
-    (1_000_000, 800, BUSY_US),
-    (1_000_000, 800, 100 * BUSY_US),
-    (10_000_000, 8, BUSY_US),
-)
-"""Trades, products, microseconds between two trades of one; none longer than asked for, save the first.
+NEED = Need(">=", 1.7)
+"""Two workers over one, where there are cores for both."""
+FLAT = Need("<", 1.25)
+"""The processor time of a trade in the dearest log over the cheapest."""
+TWO_OVER_ONE = "two workers over one"
+
+
+class Log(NamedTuple):
+    """Trades, products, and microseconds between two trades of one product."""
+
+    trades: int
+    products: int
+    between_us: int = BUSY_US
+
+
+BY_LENGTH = (Log(100_000, 8), Log(1_000_000, 8), Log(10_000_000, 8))
+BY_PRODUCTS = (Log(1_000_000, 8), Log(1_000_000, 80), Log(1_000_000, 800))
+QUIET = Log(1_000_000, 800, 100 * BUSY_US)
+LOGS = tuple(sorted({*BY_LENGTH, *BY_PRODUCTS, QUIET}))
+"""None longer than asked for is measured, save the first.
 
 Products are compared as busy as each other, so that a candle has as many trades; and once with a
 hundredth of that, where most of the work is candles.
 """
+
+
+def name_of(log: Log) -> str:
+    """Return what the figures of a log are called."""
+    rate = round(MINUTE_US / log.between_us)
+    return f"{log.trades:,} trades of {log.products} products, {rate:,} a minute each"
 
 
 async def scaling(plan: Plan, figures: Figures) -> None:
@@ -65,20 +82,22 @@ async def scaling(plan: Plan, figures: Figures) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if workers == max(WORKERS):
             figures.add(
-                "two workers over one", "times", rates[2] / rates[1],
-                "their rates, in the same run; no more than the machine has cores for",
+                TWO_OVER_ONE, "times", rates[2] / rates[1],
+                "their rates, in the same run; no more than the machine has cores for", NEED,
             )  # fmt: skip
 
 
 async def trade_cost(plan: Plan, figures: Figures) -> None:
     """Measure what a trade costs, by the length of the log and by its products."""
-    logs = [kept for kept in LOGS if kept[0] <= max(plan.trades, LOGS[0][0])]
-    for done, (count, products, between_us) in enumerate(logs):
-        own = plan.folder / f"{count}-{products}-{between_us}"
+    logs = [log for log in LOGS if log.trades <= max(plan.trades, LOGS[0].trades)]
+    for done, chosen in enumerate(logs):
+        own = plan.folder / str(done)
         own.mkdir()
-        part = msgspec.structs.replace(plan, trades=count, folder=own, step=_part(plan, done, len(logs)))
-        name = f"{count:,} trades of {products} products, {round(MINUTE_US / between_us):,} a minute each"
-        await catch_up(name, products, BATCH_RECORDS, 1.0, between_us // products)(part, figures)
+        part = msgspec.structs.replace(
+            plan, trades=chosen.trades, folder=own, step=_part(plan, done, len(logs))
+        )
+        step_us = chosen.between_us // chosen.products
+        await catch_up(name_of(chosen), chosen.products, BATCH_RECORDS, 1.0, step_us)(part, figures)
         shutil.rmtree(own, ignore_errors=True)
 
 
