@@ -146,7 +146,7 @@ BARS = (
         _median("recovery", recovery.KEPT),
     ),
     Bar(
-        "ready after SIGKILL, RocksDB lost, for 1,000,000 rows of the changelog",
+        "ready after SIGKILL, RocksDB lost, reckoned for 1,000,000 rows of the changelog",
         recovery.NEED_MILLION, "s", "recovery", _median("recovery", recovery.MILLION),
     ),
     *(
