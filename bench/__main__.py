@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from bench import machine, report, scaling
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
+from bench.kept import Start
 from bench.latency import latency
 from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
@@ -61,7 +63,7 @@ OWN = {"peers": (race.TRADES, race.ROUNDS), "scaling": (scaling.TRADES, RUNS)}
 """Trades and runs of a measurement that has others, when nothing else is asked for."""
 ASKED_FOR = {"scaling", "trade-cost", "recovery", "soak"}
 """Measured only when they are named: they take long."""
-LIMIT_S = 1_800.0
+LIMIT_S = 3_600.0
 """A measurement that takes longer is given up."""
 QUICK_TRADES = 100_000
 
@@ -91,6 +93,7 @@ QUICK_TRADES = 100_000
 @click.option(
     "--quick", is_flag=True, help=f"One run of {QUICK_TRADES:,} trades: does it work, not how fast."
 )
+@click.option("--replace", is_flag=True, help="Keep a race of peers in place of a fuller one.")
 @click.option(
     "--write-docs", is_flag=True, help="Measure nothing: write docs/benchmarks.md from what was kept."
 )
@@ -100,6 +103,7 @@ def main(
     runs: int | None,
     minutes: float,
     quick: bool,
+    replace: bool,
     write_docs: bool,
 ) -> None:
     """Time the parts and the whole, on this machine."""
@@ -127,8 +131,12 @@ def main(
         sys.exit("bench: ended before it was done")
     report.show(results, console)
     path = RESULTS.with_stem("bench-quick") if quick else RESULTS
-    report.keep(results, path)
+    less = report.keep(results, path, replace)
     console.print(f"kept in {os.path.relpath(path)}")
+    if less:
+        console.print(
+            f"[yellow]but not the race:[/] {less}; --replace keeps it nevertheless", highlight=False
+        )
     sys.exit(bool(results.failures))
 
 
@@ -138,15 +146,14 @@ async def _measure(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    results = report.Results(
+    start = Start(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=0.0,
         machine=machine.describe(),
         versions=machine.versions(),
+        commit=machine.commit(),
         options={"trades": trades or TRADES, "runs": runs or RUNS, "minutes": minutes, "only": list(chosen)},
-        figures=[],
-        failures={},
     )
+    results = report.Results(start=start, seconds=0.0, figures=[], failures={})
     began = time.monotonic()
     with _progress() as progress, tempfile.TemporaryDirectory(prefix="candlewick-bench-") as folder:
         for name, measure in chosen.items():
@@ -165,7 +172,8 @@ async def _measure(
                 progress.update(bar, what="failed")
             results.figures += [(name, figure) for figure in figures.all()]
     results.seconds = time.monotonic() - began
-    results.peers = PEERS.standing
+    if PEERS.standing:
+        results.peers = msgspec.structs.replace(PEERS.standing, began=start.began)
     return results
 
 

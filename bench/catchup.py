@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
 
 from bench import log, market
 from bench.figures import Figures, Inexact, Measure, Need, Plan
+from bench.questions import Questions
+from bench.truth import FIELDS, Key
 from bench.worker import Worker
 from candlewick.config import Settings
 from candlewick.kafka.broker import EmbeddedBroker
+from models.times import rfc3339
+from models.window import BY_NAME, WINDOWS
 
 NEED = Need(">=", 100_000)
 SLOWEST = 5_000
@@ -70,7 +76,7 @@ async def _one_run(
         seconds = time.monotonic() - ready
         cpu_s = worker.cpu_s() - cpu_s
         worker.rss()
-        await check(worker, written)
+        await check([worker], written)
         peak_rss = worker.peak_rss
     shutil.rmtree(worker.settings.data_dir, ignore_errors=True)
     what = (
@@ -85,26 +91,43 @@ async def _one_run(
     figures.add(f"{name}, start", "s", ready - began, "from the start of the process to tables ready")
 
 
-async def check(worker: Worker, written: log.Written) -> None:
-    """Compare every product's 1d candle with what is in the log.
+async def check(workers: Sequence[Worker], written: log.Written) -> None:
+    """Compare every candle of every window with what is in the log, asked of the worker that has it.
 
     Raises:
-        Inexact: a trade is missing, or was counted twice.
+        Inexact: one differs, is missing or is of no trade; or there are gaps or duplicates.
     """
-    status, body = await worker.get("/v1/status?local=true")
-    if status != 200:
-        raise Inexact(f"/v1/status answered {status}")
-    found = {product["product_id"]: product for product in body["products"]}
+    candles: dict[Key, list[Any]] = {}
+    products: dict[str, dict[str, Any]] = {}
+    for worker in workers:
+        status, body = await worker.get("/v1/status?local=true")
+        if status != 200:
+            raise Inexact(f"/v1/status answered {status}")
+        own = {product["product_id"]: product for product in body["products"]}
+        products |= own
+        async with Questions(worker.port) as questions:
+            for symbol in own:
+                candles |= await _candles(questions, symbol, written.truth.span())
     for symbol, count in written.counts.items():
-        product = found.get(symbol, {})
+        product = products.get(symbol, {})
         told = product.get("trades_1d", 0), product.get("gaps"), product.get("duplicates")
         if told != (count, 0, 0):
             raise Inexact(f"{symbol}: {count} trades are in the log, (trades, gaps, duplicates) are {told}")
-    total = sum(product["trades_1d"] for product in found.values())
-    if total != written.counts.total():
-        raise Inexact(f"{written.counts.total()} trades are in the log, {total} in the candles")
-    for symbol in written.last.values():
-        _, body = await worker.get(f"/stats/1d/{symbol}")
-        volume, folded = written.volumes[symbol], Decimal(body["candle"]["volume"])
-        if folded != volume:
-            raise Inexact(f"{symbol}: a volume of {volume} is in the log, {folded} in the candle")
+    if fault := written.truth.fault(candles, tuple(BY_NAME), written.counts.total()):
+        raise Inexact(fault)
+
+
+async def _candles(questions: Questions, symbol: str, span: tuple[int, int]) -> dict[Key, list[Any]]:
+    """Ask for each window of a span of microseconds; one without a trade has no candle."""
+    first_us, last_us = span
+    candles: dict[Key, list[Any]] = {}
+    for window in WINDOWS:
+        starts = range(window.start_of(first_us), last_us + 1, window.size_us)
+        path = f"/stats/{window.name}/{symbol}?at="
+        answers = await questions.ask_all([path + rfc3339(start_us) for start_us in starts])
+        for start_us, (status, body) in zip(starts, answers, strict=True):
+            if status not in (200, 404):
+                raise Inexact(f"{path}{rfc3339(start_us)} answered {status}")
+            if status == 200 and (candle := msgspec.json.decode(body)["candle"]):
+                candles[window.name, symbol, start_us // 1000] = [candle[field] for field in FIELDS]
+    return candles

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from statistics import quantiles
-from typing import Self
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
@@ -19,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from bench import market
 from bench.exchange import Load
 from bench.figures import Figures, Need, Plan
+from bench.questions import Questions
 from bench.whole import Whole
 from bench.worker import TooSlow
 from candlewick import topics
@@ -108,13 +108,13 @@ async def _look(whole: Whole, look_s: float, figures: Figures) -> None:
 
 async def _watch_stats(whole: Whole, probes: Ages, late: Ages) -> None:
     """Ask for each probe from when it is on its way until `/stats` has it, again and again."""
-    async with _Questions(whole.worker.port, f"/stats/1m/{PROBE}") as questions:
+    async with Questions(whole.worker.port) as questions:
         async for probe in whole.exchange.probes():
             if probe.symbol == LATE:
                 late.sent[probe.trade_id] = probe.sent_ns
                 continue
             probes.sent[probe.trade_id] = probe.sent_ns
-            while await questions.last_trade_id() < probe.trade_id:
+            while await _last_trade_id(questions) < probe.trade_id:
                 age_s = (time.monotonic_ns() - probe.sent_ns) / 1e9
                 if age_s > SEEN_WITHIN_S:
                     raise TooSlow(f"a trade was not in /stats within {SEEN_WITHIN_S:.0f} s")
@@ -130,27 +130,11 @@ class _Answer(msgspec.Struct):
     candle: _Candle | None = None
 
 
-class _Questions:
-    """One question, asked over and over on one connection: a client that costs a tenth of aiohttp's."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self._port = port
-        self._question = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-
-    async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-
-    async def last_trade_id(self) -> int:
-        """Return the last trade of the candle, 0 while there is none."""
-        self._writer.write(self._question)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        size = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
-        answer = msgspec.json.decode(await self._reader.readexactly(size), type=_Answer)
-        return answer.candle.last_trade_id if answer.candle else 0
+async def _last_trade_id(questions: Questions) -> int:
+    """Return the last trade of the probe's candle, 0 while there is none."""
+    _, body = await questions.ask(f"/stats/1m/{PROBE}")
+    answer = msgspec.json.decode(body, type=_Answer)
+    return answer.candle.last_trade_id if answer.candle else 0
 
 
 async def _read_candles(candles: AIOKafkaConsumer, late: Ages) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench import market
+from bench.truth import Truth
 from candlewick import topics
 from candlewick.config import Settings
 from models.trade import Trade
@@ -33,8 +33,8 @@ class Written(msgspec.Struct):
 
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     """Trades of each symbol."""
-    volumes: dict[str, Decimal] = {}
-    """Their sizes, summed."""
+    truth: Truth = msgspec.field(default_factory=Truth)
+    """Every trade, to make the right candles of."""
     last: dict[int, str] = {}
     """The symbol of each partition's last record."""
 
@@ -69,7 +69,7 @@ async def write(
 
     await producer.start()
     try:
-        for number, trade in enumerate(trades, 1):
+        for number, trade in enumerate(written.truth.watch(trades), 1):
             symbol = trade.symbol
             partition = partitions.get(symbol)
             if partition is None:
@@ -84,7 +84,6 @@ async def write(
                 headers=[("schema", b"trade/1"), ("received_at", b"%d" % trade.received_time_us)],
             )
             written.counts[symbol] += 1
-            written.volumes[symbol] = written.volumes.get(symbol, Decimal(0)) + trade.size
             written.last[partition] = symbol
             if batch.record_count() >= batch_records:
                 await send(partition)

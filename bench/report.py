@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import kept
 from bench.figures import Figure
 from bench.peers import page
 from bench.peers.race import Standing
@@ -21,11 +20,8 @@ VERDICT = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
 class Results(msgspec.Struct):
     """Everything that one start of the program found."""
 
-    began: str
+    start: kept.Start
     seconds: float
-    machine: dict[str, str]
-    versions: dict[str, str]
-    options: dict[str, Any]
     figures: list[tuple[str, Figure]]
     """By the measurement's name."""
     failures: dict[str, str]
@@ -36,7 +32,7 @@ class Results(msgspec.Struct):
 def show(results: Results, console: Console) -> None:
     """Print machine, versions and figures."""
     facts = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in {**results.machine, **results.versions}.items():
+    for name, value in results.start.facts().items():
         facts.add_row(name, value)
     console.print(facts)
     if results.figures:
@@ -50,7 +46,9 @@ def show(results: Results, console: Console) -> None:
 
 
 def _figures(results: Results) -> Table:
-    table = Table(caption=f"{results.options['runs']} runs; {results.seconds:.0f} s in all", expand=True)
+    table = Table(
+        caption=f"{results.start.options['runs']} runs; {results.seconds:.0f} s in all", expand=True
+    )
     table.add_column("figure, and what it includes", ratio=1)
     for heading in ("min", "median", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -70,7 +68,8 @@ def _figures(results: Results) -> Table:
 
 
 def _peers(standing: Standing) -> Table:
-    table = Table(caption=f"{standing.rounds} rounds on one topic of {standing.trades:,} trades", expand=True)
+    rounds = f"{standing.done} of {standing.rounds} rounds"
+    table = Table(caption=f"{rounds} on one topic of {standing.trades:,} trades", expand=True)
     table.add_column("system, windows, trades a run", ratio=1)
     for heading in ("trades/s\nmin to max", "ratio", "cores", "CPU\ns/M", "peak\nMiB", "disk\nMiB"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -112,29 +111,12 @@ def _not_counted(standing: Standing) -> list[str]:
     ]
 
 
-def keep(results: Results, path: Path) -> None:
-    """Write the results as JSON, whole or not at all, beside the last ones of what was not measured now."""
-    try:
-        before = msgspec.json.decode(path.read_bytes(), type=_Before)
-    except (FileNotFoundError, msgspec.DecodeError):
-        before = _Before()
+def keep(results: Results, path: Path, replace: bool) -> str:
+    """Write the results beside what was not measured now; return why a race was not written, if so."""
     figures = [
-        {"measurement": name, "began": results.began, **figure.as_json()} for name, figure in results.figures
+        kept.Measured(measurement=name, began=results.start.began, **figure.as_json())
+        for name, figure in results.figures
     ]
-    again = {name for name, _ in results.figures} | results.failures.keys()
-    body = {
-        **msgspec.structs.asdict(results),
-        "figures": figures + [kept for kept in before.figures if kept.get("measurement") not in again],
-        "peers": results.peers or before.peers,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
-    os.replace(beside, path)
-
-
-class _Before(msgspec.Struct):
-    """What an earlier start has left."""
-
-    figures: list[dict[str, Any]] = []
-    peers: dict[str, Any] | None = None
+    whole, less = kept.join(kept.read(path), results.start, figures, results.peers, results.failures, replace)
+    kept.write(whole, path)
+    return less

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from bench.bars import BARS
+from bench.kept import Kept, read
 from bench.peers.race import SAMPLE_S, Entry, Standing
 from models.errors import CandlewickError
 
@@ -18,14 +20,34 @@ HEAD = """\
 
 <!-- `python -m bench --write-docs` writes this page: change bench/peers/page.py instead. -->
 
-How fast Candlewick makes candles from a log of trades, beside the engines that could be used instead: one
-machine, one broker, one topic, the systems in turn.
+How fast Candlewick makes candles, what a trade costs, and how soon it is back; beside the engines that
+could be used instead.
+"""
+
+MUST = """\
+## What it must reach
+
+Medians; what is behind each stands in the sections below and in [bench/](../bench/README.md).
+
+| figure | must be | seen | |
+|---|---:|---:|---|
+"""
+
+SIGNS = {">=": "≥", "<": "<"}
+
+RACE = """\
+## Beside other engines
+
+Candles from a log of trades: one machine, one broker, one topic, the systems in turn. {source}
 
 ![Trades a second of each system](benchmarks.svg)
 """
 
 SECTIONS = {
-    "peers": "How many times as fast",
+    "catch-up": "Catch-up, 8 products",
+    "catch-up-800": "Catch-up, 800 products",
+    "catch-up-live-log": "Catch-up, a log of small batches",
+    "book-fold": "The fold of books alone",
     "latency": "From the exchange's wire to a candle",
     "scaling": "Two workers",
     "trade-cost": "What a trade costs, by length of the log and number of products",
@@ -41,13 +63,20 @@ COLUMNS = (
     "| state on disk | trades a run |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
 )
 
+OURS = {
+    True: "Candlewick's are asked for at `/stats`, and\n  must have no gaps and duplicates besides.",
+    False: "Of Candlewick, this race compared less: the count, gaps and\n  duplicates of "
+    "every product, and the volume of one in each partition.",
+}
+"""By whether every candle was compared."""
+
 ONE = """\
 Candlewick always folds three windows: it has no figure here, and the others are compared with the one above.
 
 """
 
 METHOD = """\
-## How it was measured
+### How it was measured
 
 - The topic `trades`: {trades:,} trades of {products} products in {partitions} partitions, one trade a
   record as the producers write it (JSON, headers, zstd), {batch_records:,} records to a Kafka batch, a
@@ -55,7 +84,7 @@ METHOD = """\
   many trades.
 - Work: open, high, low, close, volume, quote volume and count, by symbol, in tumbling windows of event
   time.
-- Rounds: {rounds}, with every system once in each. Each run is a new process with a new consumer group
+- Rounds: {had}, with every system once in each. Each run is a new process with a new consumer group
   and an empty state folder; the topics that it made are deleted after it. The broker (embedded, one JVM)
   runs on the same cores.
 - Timed from the first trade to the moment when the candles of the last one can be seen. Candlewick: from
@@ -64,9 +93,8 @@ METHOD = """\
   Bytewax: until the last candle is emitted. Start and stop are not timed, a JVM's warming up is; nobody
   waits for a commit at the end, so what is visible then may not be durable yet.
 - A run counts only when its candles are right: every one of every window is compared with the log,
-  exactly, or to 1e-9 where sums are floats. Of Candlewick: the count, gaps and duplicates of every
-  product, and the volume of each partition's last. A run that is wrong is shown as wrong, and gives no
-  figure.
+  exactly, or to 1e-9 where sums are floats. {ours}
+  A run that is wrong is shown as wrong, and gives no figure.
 - Cores: processor time of the process and its children, over the time measured. Memory: resident, the
   highest of samples {sample_ms:.0f} ms apart or less, from the start of the process; a JVM takes what
   its default heap lets it. State: what its folder takes on disk after a stop; changelogs in Kafka are
@@ -75,9 +103,12 @@ METHOD = """\
   thread or worker that folds, each.
 - Kafka Streams, Bytewax, Quix Streams and Faust compute anything; Candlewick computes candles and book
   statistics.
+"""
 
+AGAIN = """\
 ## Run it again
 
+    make bench ARGS='--only latency'              # one measurement of the first table, by its name
     make bench ARGS='--only peers'                # some 13 minutes on two quiet cores
     make bench ARGS='--only peers --quick'        # does it work
     .venv/bin/python -m bench --write-docs        # this page, from build/bench.json
@@ -92,40 +123,14 @@ class NothingKept(CandlewickError):
     """There is no outcome to write about."""
 
 
-class Measured(msgspec.Struct):
-    """A figure of ``build/bench.json``."""
-
-    measurement: str
-    name: str
-    unit: str
-    min: float
-    median: float
-    max: float
-    began: str = ""
-    needs: str | None = None
-
-
-class Kept(msgspec.Struct):
-    """What the page needs of ``build/bench.json``."""
-
-    began: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    figures: list[Measured] = []
-    peers: Standing | None = None
-
-
 def write(results: Path) -> list[Path]:
     """Write page and picture; return their paths.
 
     Raises:
-        NothingKept: the last run measured no peers.
+        NothingKept: no race of peers was kept.
     """
-    try:
-        kept = msgspec.json.decode(results.read_bytes(), type=Kept)
-    except FileNotFoundError:
-        kept = None
-    if kept is None or kept.peers is None:
+    kept = read(results)
+    if kept.peers is None:
         raise NothingKept(f"{results.name} has no peers: run `python -m bench --only peers` first")
     page, picture = DOCS / "benchmarks.md", DOCS / "benchmarks.svg"
     page.write_text(markdown(kept, kept.peers), encoding="utf-8")
@@ -135,23 +140,52 @@ def write(results: Path) -> list[Path]:
 
 def markdown(kept: Kept, standing: Standing) -> str:
     """Return the page."""
-    parts = [HEAD]
+    parts = [HEAD, _must_reach(kept), RACE.format(source=_source(kept, "peers"))]
     for windows in dict.fromkeys(entry.windows for entry in standing.entries):
         entries = [entry for entry in standing.entries if entry.windows == windows]
         rows = "".join(_row(entry) for entry in entries)
-        note = "" if entries[0].name == standing.entries[0].name else ONE
-        parts.append(f"## {_spoken(windows)}\n\n{note}{COLUMNS}{rows}")
+        note = "" if entries[0].name == standing.ours.name else ONE
+        parts.append(f"### {_spoken(windows)}\n\n{note}{COLUMNS}{rows}")
     parts.append(_promises(standing))
-    parts += [_section(title, name, kept.figures) for name, title in SECTIONS.items()]
-    parts.append(METHOD.format(**msgspec.structs.asdict(standing), sample_ms=SAMPLE_S * 1000))
-    facts = {"Measured": kept.began, **kept.machine, **kept.versions, "Java of Kafka Streams": standing.java}
-    parts.append("## Machine\n\n| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in facts.items()))
-    return "\n".join(parts)
+    facts = msgspec.structs.asdict(standing)
+    ours = OURS[standing.every_candle]
+    parts.append(METHOD.format(**facts, had=_rounds(standing), ours=ours, sample_ms=SAMPLE_S * 1000))
+    parts += [_section(kept, title, name) for name, title in SECTIONS.items()]
+    parts.append(AGAIN)
+    parts.append(_machine(kept, standing))
+    return "\n".join(part for part in parts if part)
 
 
-def _section(title: str, name: str, figures: list[Measured]) -> str:
+def _must_reach(kept: Kept) -> str:
+    """Return the table of all that must be reached, then a line for each that is not."""
+    rows = ""
+    missed: list[str] = []
+    partly: list[str] = []
+    unknown: dict[str, None] = {}
+    for bar in BARS:
+        value = bar.see(kept)
+        limit = f"{SIGNS[bar.need.sign]} {number(bar.need.limit)} {bar.unit}"
+        note = bar.note(kept)
+        if value is None:
+            seen, verdict = "", "not measured"
+            unknown[bar.only] = None
+            if note:
+                partly.append(f"- Not measured in full: {bar.what} ({note}).\n")
+        elif bar.need.is_met(value):
+            seen, verdict = number(value), "met"
+        else:
+            seen, verdict = number(value), "**not met**"
+            missed.append(f"- Not met: {bar.what} is {seen}, must be {limit}{note and f' ({note})'}.\n")
+        rows += f"| {bar.what} | {limit} | {seen} | {verdict} |\n"
+    names = ", ".join(f"`{name}`" for name in unknown)
+    left = f"Without figures so far, or without all of them: {names}.\n" if unknown else ""
+    after = "\n".join(filter(None, ("".join(missed + partly), left)))
+    return f"{MUST}{rows}" + (after and f"\n{after}")
+
+
+def _section(kept: Kept, title: str, name: str) -> str:
     """Return the table of one measurement, nothing if it was not made."""
-    own = [figure for figure in figures if figure.measurement == name]
+    own = [figure for figure in kept.figures if figure.measurement == name]
     if not own:
         return ""
     rows = "".join(
@@ -160,7 +194,44 @@ def _section(title: str, name: str, figures: list[Measured]) -> str:
         for figure in own
     )
     head = "| | median | min to max | | must be |\n|---|---:|---:|---|---|\n"
-    return f"## {title}\n\n{head}{rows}\n`{name}`, {own[0].began[:10]}.\n"
+    runs = len(own[0].runs)
+    spoken = f", {runs} run{'s' if runs > 1 else ''}" if runs else ""
+    return f"## {title}\n\n{head}{rows}\n`{name}`{spoken}. {_source(kept, name)}\n"
+
+
+def _source(kept: Kept, name: str) -> str:
+    """Say when and of which commit a measurement is, and what was not as in the race (see Machine)."""
+    start, race = kept.start_of(name), kept.start_of("peers")
+    if start is None:
+        began = next((figure.began for figure in kept.figures if figure.measurement == name), "")
+        return f"Measured {_minute(began)}; machine and commit were not kept."
+    commit = f"commit {start.commit}" if start.commit else "its commit was not kept"
+    differs = start.differs(race) if name != "peers" else {}
+    others = "".join(f"; {what} {value}" for what, value in differs.items() if what != "commit")
+    return f"Measured {_minute(start.began)}, {commit}{others}."
+
+
+def _minute(began: str) -> str:
+    return f"{began[:10]} {began[11:16]} UTC" if began else "at a time that was not kept"
+
+
+def _rounds(standing: Standing) -> str:
+    done, asked = standing.done, standing.rounds
+    return f"{asked}" if done >= asked else f"{done} whole ones of {asked}, then it was broken off"
+
+
+def _machine(kept: Kept, standing: Standing) -> str:
+    """Return what the race was run on."""
+    start = kept.start_of("peers")
+    if start is None:
+        return "## Machine\n\nOn what the race was run was not kept.\n"
+    facts = {
+        "Measured": _minute(start.began),
+        **start.facts(),
+        "Java of Kafka Streams": standing.java,
+    }
+    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    return f"## Machine\n\nOf the race; other sections say where theirs differs.\n\n| | |\n|---|---|\n{rows}"
 
 
 def number(value: float) -> str:
@@ -191,10 +262,17 @@ def _row(entry: Entry) -> str:
         f"{entry.middle('cores'):.2f}",
         f"{entry.middle('cpu_s_million'):,.1f}",
         f"{entry.middle('peak_rss') / MEBI:,.0f} MiB",
-        f"{entry.middle('state_bytes') / MEBI:,.1f} MiB" if entry.middle("state_bytes") else "none",
+        _on_disk(entry.middle("state_bytes")),
         f"{entry.trades:,}",
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def _on_disk(size: float) -> str:
+    """Return bytes in MiB, or in KiB where they are few."""
+    if not size:
+        return "none"
+    return f"{size / MEBI:,.1f} MiB" if size >= MEBI / 10 else f"{size / 1024:.0f} KiB"
 
 
 def share(ratio: float | None) -> str:
@@ -209,22 +287,25 @@ def _promises(standing: Standing) -> str:
         f"| {entry.title} | {entry.how} | {entry.promise} | {entry.loses} |\n" for entry in by_name.values()
     )
     return (
-        "## What each promises\n\nSpeed is worth what the numbers are worth after a crash. With the settings "
-        "measured here:\n\n| system | computes with, keeps state | a trade counts | a kill -9 loses |\n"
+        "### What each promises\n\nSpeed is worth what the numbers are worth after a crash. With the "
+        "settings measured here:\n\n"
+        "| system | computes with, keeps state | a trade counts | a kill -9 loses |\n"
         f"|---|---|---|---|\n{rows}"
     )
 
 
-WIDTH, LEFT, RIGHT, TOP, STEP, BAR = 760, 200, 80, 62, 48, 16
+WIDTH, LEFT, RIGHT, TOP, GAP, BAR = 760, 200, 80, 66, 14, 16
+LEAST_LINE = 3
+"""Pixels: a shorter line would be a blot."""
 STYLE = """\
   text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
   .title { font-weight: 600; font-size: 15px; }
   .small { font-size: 11px; fill: #59636e; }
-  .all { fill: #0969da; } .one { fill: #80b3ea; }
-  .span { stroke: #1f2328; stroke-width: 1.5; }
+  .all { fill: #0969da; } .one { fill: #80b3ea; } .paper { fill: #ffffff; }
+  .halo { stroke: #ffffff; stroke-width: 4; } .span { stroke: #1f2328; stroke-width: 1.5; }
   @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3; } .small { fill: #9198a1; }
-    .all { fill: #4493f8; } .one { fill: #27528a; } .span { stroke: #e6edf3; }
+    text { fill: #e6edf3; } .small { fill: #9198a1; } .paper { fill: #0d1117; }
+    .all { fill: #4493f8; } .one { fill: #27528a; } .halo { stroke: #0d1117; } .span { stroke: #e6edf3; }
   }
 """
 
@@ -236,24 +317,30 @@ def svg(standing: Standing) -> str:
     titles = list(dict.fromkeys(entry.title for entry in standing.entries))
     fastest = max((max(entry.speeds) for entry in standing.entries if entry.runs), default=1.0)
     scale = (WIDTH - LEFT - RIGHT) / fastest
-    shapes = [f'<text class="title" x="{LEFT}" y="20">Trades a second, median of {standing.rounds}</text>']
+    shapes = [f'<text class="title" x="{LEFT}" y="24">Trades a second, median of {standing.done} runs</text>']
     for index, (windows, kind) in enumerate(kinds.items()):
-        x = LEFT + index * 150
-        shapes.append(f'<rect class="{kind}" x="{x}" y="34" width="12" height="12" rx="2"/>')
-        shapes.append(f'<text class="small" x="{x + 18}" y="44">{_spoken(windows)}</text>')
-    for index, title in enumerate(titles):
-        y = TOP + index * STEP
+        x = LEFT + index * 130
+        shapes.append(f'<rect class="{kind}" x="{x}" y="36" width="12" height="12" rx="2"/>')
+        shapes.append(f'<text class="small" x="{x + 18}" y="46">{_spoken(windows)}</text>')
+    x = LEFT + len(kinds) * 130
+    shapes += _line(x, x + 24, 42)
+    shapes.append(f'<text class="small" x="{x + 32}" y="46">slowest to fastest run</text>')
+    y = TOP
+    for title in titles:
         entries = [entry for entry in standing.entries if entry.title == title]
-        middle = y + (BAR * len(entries)) / 2 + 5
-        shapes.append(f'<text x="{LEFT - 10}" y="{middle}" text-anchor="end">{escape(title)}</text>')
+        height = len(entries) * (BAR + 2) - 2
+        shapes.append(
+            f'<text x="{LEFT - 10}" y="{y + height / 2 + 4.5}" text-anchor="end">{escape(title)}</text>'
+        )
         for place, entry in enumerate(entries):
             shapes += _bar(entry, y + place * (BAR + 2), kinds[entry.windows], scale)
-    height = TOP + len(titles) * STEP
+        y += height + GAP
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-            f'height="{height}" role="img" aria-label="Trades a second of each system">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" '
+            f'height="{y}" role="img" aria-label="Trades a second of each system">',
             f"<style>\n{STYLE}</style>",
+            f'<rect class="paper" width="{WIDTH}" height="{y}"/>',
             *shapes,
             "</svg>\n",
         ]
@@ -261,16 +348,21 @@ def svg(standing: Standing) -> str:
 
 
 def _bar(entry: Entry, y: int, kind: str, scale: float) -> list[str]:
-    bottom = y + BAR - 3
+    bottom = y + BAR - 4
     if not entry.runs:
         word = "left out" if entry.absent else "wrong"
         return [f'<text class="small" x="{LEFT + 4}" y="{bottom}">{word}</text>']
     median = entry.middle("trades_s")
     width = max(1.0, median * scale)
     low, high = (LEFT + speed * scale for speed in (min(entry.speeds), max(entry.speeds)))
-    across = y + BAR / 2
     return [
         f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
-        f'<line class="span" x1="{low:.1f}" y1="{across}" x2="{high:.1f}" y2="{across}"/>',
-        f'<text class="small" x="{high + 6:.1f}" y="{bottom}">{median:,.0f}</text>',
+        *(_line(low, high, y + BAR / 2) if high - low >= LEAST_LINE else ()),
+        f'<text class="small" x="{max(high, LEFT + width) + 8:.1f}" y="{bottom}">{median:,.0f}</text>',
     ]
+
+
+def _line(low: float, high: float, y: float) -> list[str]:
+    """Return a line with an end mark at each side, on a lighter one that sets it off from the bar."""
+    path = f"M{low:.1f} {y - 4}V{y + 4}M{low:.1f} {y}H{high:.1f}M{high:.1f} {y - 4}V{y + 4}"
+    return [f'<path class="{kind}" d="{path}" fill="none"/>' for kind in ("halo", "span")]

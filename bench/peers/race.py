@@ -31,7 +31,7 @@ from bench import catchup, log, market
 from bench.figures import Figures, Need, Plan
 from bench.peers import environment
 from bench.peers.systems import SYSTEMS, System
-from bench.peers.truth import Key, Truth
+from bench.truth import Key, Truth
 from bench.worker import TooSlow, Worker
 from candlewick.config import Settings
 from candlewick.guard import guarded
@@ -124,6 +124,41 @@ class Standing(msgspec.Struct):
     rounds: int
     java: str
     entries: list[Entry]
+    began: str = ""
+    """Of the start of the program that it is of."""
+    every_candle: bool = False
+    """Whether all of Candlewick's candles were compared, as those of the others are."""
+
+    @property
+    def ours(self) -> Entry:
+        """Candlewick, with all windows."""
+        return self.entries[0]
+
+    @property
+    def done(self) -> int:
+        """How many rounds everybody has had; whoever is left out, or given up, holds nobody up."""
+        had = [
+            len(entry.runs) + len(entry.wrong)
+            for entry in self.entries
+            if not entry.absent and len(entry.wrong) < FAULTS
+        ]
+        return min(had, default=0)
+
+    def times(self, name: str) -> float | None:
+        """Return the speed of ours over another's, with all windows; None where there is none."""
+        other = self._other(name)
+        return self.ours.middle("trades_s") / other.middle("trades_s") if other else None
+
+    def times_a_core(self, name: str) -> float | None:
+        """Return the same, of a core that each used."""
+        other = self._other(name)
+        return self.ours.a_core() / other.a_core() if other else None
+
+    def _other(self, name: str) -> Entry | None:
+        for entry in self.entries:
+            if entry.name == name and entry.windows == self.ours.windows and entry.runs and self.ours.runs:
+                return entry
+        return None
 
 
 class Race:
@@ -141,38 +176,36 @@ class Race:
         entries = _entries(plan)
         self.standing = standing = Standing(
             plan.trades, PRODUCTS, Settings().partitions, BATCH_RECORDS, plan.runs, await environment.java(),
-            [entry for _, entry in entries],
+            [entry for _, entry in entries], every_candle=True,
         )  # fmt: skip
         await _make(entries, lambda what: plan.step(what, 0.0))
         settings = Settings(data_dir=plan.folder)
         async with EmbeddedBroker(plan.folder / "broker") as broker:
             names = market.symbols(PRODUCTS, settings.partitions)
-            truth = Truth()
             trades = market.trades(names, plan.trades, market.midnight(time.time_ns() // 1000))
             written = await log.write(
-                broker.bootstrap, settings, truth.watch(trades), BATCH_RECORDS,
+                broker.bootstrap, settings, trades, BATCH_RECORDS,
                 lambda done: plan.step(f"writing {plan.trades:,} trades", LOADING * done / plan.trades),
             )  # fmt: skip
-            await _rounds(plan, broker.bootstrap, entries, truth, written, lambda: _rank(standing))
-        ours = standing.entries[0]
+            await _rounds(plan, broker.bootstrap, entries, written, lambda: _rank(standing))
+        ours = standing.ours
         if not ours.runs:
             raise Failed(f"no run of {ours.name} was right: {ours.wrong[-1]}")
         for entry in standing.entries[1:]:
             if entry.runs and entry.windows == ours.windows:
-                _compare(ours, entry, figures)
+                _compare(standing, entry, figures)
 
 
-def _compare(ours: Entry, other: Entry, figures: Figures) -> None:
-    need = NEEDS.get(other.name)
-    figures.add(
-        f"Candlewick over {other.title}", "times", ours.middle("trades_s") / other.middle("trades_s"),
-        "medians of the trades a second, three windows", Need(">=", need) if need else None,
-    )  # fmt: skip
-    need = NEEDS_A_CORE.get(other.name)
-    figures.add(
-        f"Candlewick over {other.title}, a core", "times",
-        ours.a_core() / other.a_core(), "the same, over the cores used", Need(">=", need) if need else None,
-    )  # fmt: skip
+def _compare(standing: Standing, other: Entry, figures: Figures) -> None:
+    for name, times, needs, what in (
+        ("", standing.times(other.name), NEEDS, "medians of the trades a second, three windows"),
+        (", a core", standing.times_a_core(other.name), NEEDS_A_CORE, "the same, over the cores used"),
+    ):
+        need = needs.get(other.name)
+        assert times is not None
+        figures.add(
+            f"Candlewick over {other.title}{name}", "times", times, what, Need(">=", need) if need else None
+        )
 
 
 def _entries(plan: Plan) -> list[tuple[System, Entry]]:
@@ -209,7 +242,6 @@ async def _rounds(
     plan: Plan,
     bootstrap: str,
     entries: list[tuple[System, Entry]],
-    truth: Truth,
     written: log.Written,
     rank: Callable[[], None],
 ) -> None:
@@ -226,7 +258,7 @@ async def _rounds(
             folder.mkdir()
             try:
                 if system.command:
-                    run = await _run_peer(system, entry, bootstrap, folder, truth)
+                    run = await _run_peer(system, entry, bootstrap, folder, written.truth)
                 else:
                     run = await _run_candlewick(bootstrap, folder, written)
                 entry.runs.append(run)
@@ -249,7 +281,7 @@ async def _run_candlewick(bootstrap: str, folder: Path, written: log.Written) ->
         seconds = time.monotonic() - began
         cpu_s = worker.cpu_s() - cpu_s
         worker.rss()
-        await catchup.check(worker, written)
+        await catchup.check([worker], written)
     return _run(count, seconds, cpu_s, worker.peak_rss, worker.settings.data_dir)
 
 
@@ -417,7 +449,7 @@ def _bytes(folder: Path) -> int:
 
 def _rank(standing: Standing) -> None:
     """Compare each median with that of the first entry, Candlewick with all windows."""
-    ours = standing.entries[0]
+    ours = standing.ours
     for entry in standing.entries:
         if entry.runs and ours.runs:
             entry.ratio = entry.middle("trades_s") / ours.middle("trades_s")

@@ -1,4 +1,4 @@
-"""The right candles of any first part of each symbol's trades, in whole numbers. Pure."""
+"""The right candles of any first part of each symbol's trades, in whole numbers, and what differs. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from models.window import BY_NAME
 PRICE_DIGITS = 2
 SIZE_DIGITS = 8
 QUOTE_DIGITS = PRICE_DIGITS + SIZE_DIGITS
+FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "trade_count")
 DIGITS = (PRICE_DIGITS,) * 4 + (SIZE_DIGITS, QUOTE_DIGITS)
-"""After the point, of open, high, low, close, volume, quote volume."""
+"""After the point, of each field but the last."""
 NEAR = 1e-9
 """How far a sum of floats may be off, relative to the right one."""
 
@@ -44,6 +45,11 @@ class Truth:
             kept[1].append(int(trade.price.scaleb(PRICE_DIGITS)))
             kept[2].append(int(trade.size.scaleb(SIZE_DIGITS)))
             yield trade
+
+    def span(self) -> tuple[int, int]:
+        """Return the first and the last event time of the log, in microseconds."""
+        times = [trades[0] for trades in self._trades.values()]
+        return min(own[0] for own in times), max(own[-1] for own in times)
 
     def candles(self, windows: tuple[str, ...], counts: dict[str, int]) -> dict[Key, Row]:
         """Return the candles of the first ``counts`` trades of each symbol."""

@@ -1,0 +1,150 @@
+"""``build/bench.json``: the last outcome of each measurement, and when, on what and of which commit it is.
+
+A start of the program measures some things and leaves the rest as it was, so each figure and the race
+name the start that they are of.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.peers.race import Entry, Standing
+
+
+class Start(msgspec.Struct):
+    """One start of the program."""
+
+    began: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    commit: str = ""
+    """With a ``+`` where files were changed since; empty where it is not known."""
+    options: dict[str, Any] = {}
+
+    def differs(self, other: Start | None) -> dict[str, str]:
+        """Return the facts, by name, that are not the same as at the other start."""
+        theirs = other.facts() if other else {}
+        return {name: value for name, value in self.facts().items() if theirs.get(name) != value}
+
+    def facts(self) -> dict[str, str]:
+        """Return all that stands on the page, by name."""
+        return {"commit": self.commit or "not kept", **self.machine, **self.versions}
+
+
+class Measured(msgspec.Struct):
+    """A figure, with a value for each run."""
+
+    measurement: str
+    name: str
+    unit: str
+    min: float
+    median: float
+    max: float
+    runs: list[float] = []
+    needs: str | None = None
+    met: bool | None = None
+    includes: str = ""
+    began: str = ""
+    """Which start it is of."""
+
+
+class Kept(msgspec.Struct):
+    """All of it."""
+
+    starts: dict[str, Start] = {}
+    """By when they began; only those that something is of."""
+    figures: list[Measured] = []
+    peers: Standing | None = None
+    failures: dict[str, str] = {}
+    """Why a measurement of the last start gave no figures, by its name."""
+
+    def start_of(self, measurement: str) -> Start | None:
+        """Return the start that a measurement's figures are of; None where it is not told."""
+        if measurement == "peers" and self.peers:
+            return self.starts.get(self.peers.began)
+        began = (figure.began for figure in self.figures if figure.measurement == measurement)
+        return self.starts.get(next(began, ""))
+
+    def median(self, measurement: str, name: str) -> float | None:
+        """Return the median of a figure; None where there is none."""
+        for figure in self.figures:
+            if (figure.measurement, figure.name) == (measurement, name):
+                return figure.median
+        return None
+
+
+def read(path: Path) -> Kept:
+    """Return what was kept; nothing where there is no such file, or none that can be read."""
+    try:
+        raw = path.read_bytes()
+        kept = msgspec.json.decode(raw, type=Kept)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Kept()
+    if not kept.starts:
+        _know_the_last(kept, raw)
+    return kept
+
+
+def _know_the_last(kept: Kept, raw: bytes) -> None:
+    """Read a file of before, which described its last start alone: no other is known."""
+    try:
+        last = msgspec.json.decode(raw, type=Start)
+    except msgspec.DecodeError:
+        return
+    kept.starts[last.began] = last
+    if kept.peers and "peers" in last.options.get("only", ()):
+        kept.peers.began = last.began
+
+
+def join(
+    before: Kept,
+    start: Start,
+    figures: list[Measured],
+    peers: Standing | None,
+    failures: dict[str, str],
+    replace: bool,
+) -> tuple[Kept, str]:
+    """Put what was measured now in place of what was kept of it; return why a race was not, if so.
+
+    A race that is less than the kept one takes its place, and that of its figures, only where
+    ``replace`` says so.
+    """
+    less = _lacks(peers, before.peers) if peers and before.peers and not replace else ""
+    again = {figure.measurement for figure in figures} | failures.keys()
+    if peers is None or less:
+        figures = [figure for figure in figures if figure.measurement != "peers"]
+        again -= {"peers"}
+        peers = before.peers
+    figures = figures + [figure for figure in before.figures if figure.measurement not in again]
+    named = {figure.began for figure in figures} | ({peers.began} if peers else set())
+    starts = {name: told for name, told in {**before.starts, start.began: start}.items() if name in named}
+    return Kept(starts, figures, peers, failures), less
+
+
+def _lacks(new: Standing, kept: Standing) -> str:
+    """Say what a race lacks that the kept one has; nothing if it is as whole."""
+    if new.done < kept.done:
+        return f"it has {new.done} whole rounds, the kept one {kept.done}"
+    if new.trades < kept.trades:
+        return f"it is of {new.trades:,} trades, the kept one of {kept.trades:,}"
+    there = {_place(entry) for entry in new.entries if entry.runs}
+    for entry in kept.entries:
+        if entry.runs and _place(entry) not in there:
+            return f"it has no run of {entry.title}, {' '.join(entry.windows)}"
+    return ""
+
+
+def _place(entry: Entry) -> tuple[str, tuple[str, ...]]:
+    return entry.name, entry.windows
+
+
+def write(kept: Kept, path: Path) -> None:
+    """Write it as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
+    os.replace(beside, path)

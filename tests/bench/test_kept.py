@@ -1,0 +1,97 @@
+"""What one start of the benchmarks may replace, and what the page then says of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bench import kept
+from bench.kept import Kept, Measured, Start
+from bench.peers import page
+from bench.peers.race import Entry, Run, Standing
+
+EARLY, LATE = "2026-11-01T10:00:00+00:00", "2026-11-02T11:00:00+00:00"
+
+
+def start(began: str, commit: str, kernel: str = "Linux 6.18") -> Start:
+    return Start(
+        began, {"cores": "2 usable of 2", "kernel": kernel}, {"Kafka": "4.3.1"}, commit, {"minutes": 30.0}
+    )
+
+
+def race(began: str, speeds: dict[str, list[float]], rounds: int = 2) -> Standing:
+    entries = [
+        Entry(name, "1", ("1m",), 1_000, "", "", "", [Run(speed, 1.0, 1.0, 1.0, 1, 0) for speed in runs])
+        for name, runs in speeds.items()
+    ]
+    return Standing(1_000, 8, 8, 1_000, rounds, "", entries, began)
+
+
+def figure(measurement: str, name: str, began: str, median: float) -> Measured:
+    return Measured(measurement, name, "s", median, median, median, [median], began=began)
+
+
+WHOLE = race(EARLY, {"Candlewick": [300.0, 300.0], "Faust": [1.0, 1.0]})
+BEFORE = Kept({EARLY: start(EARLY, "aaaaaaa")}, [figure("peers", "over Faust", EARLY, 300.0)], WHOLE)
+
+
+def after(
+    new: Standing | None, figures: list[Measured], failures: dict[str, str], replace: bool = False
+) -> tuple[Kept, str]:
+    return kept.join(BEFORE, start(LATE, "bbbbbbb", "Linux 7.0"), figures, new, failures, replace)
+
+
+def test_a_race_that_is_less_does_not_replace_a_whole_one() -> None:
+    broken_off = race(LATE, {"Candlewick": [9.0, 9.0], "Faust": [1.0]})
+    fewer_rounds = race(LATE, {"Candlewick": [9.0], "Faust": [1.0]}, rounds=1)
+    without_faust = race(LATE, {"Candlewick": [9.0, 9.0], "Faust": []})
+    without_faust.entries[1].absent = "it could not be installed"
+    for less in (broken_off, fewer_rounds, without_faust):
+        new = [figure("peers", "over Faust", LATE, 9.0)]
+        joined, why = after(less, new, {"peers": "not done within 3600 s"})
+        assert why
+        assert joined.peers == WHOLE
+        assert joined.figures == BEFORE.figures
+        assert after(less, new, {}, replace=True)[0].peers == less
+
+
+def test_a_race_as_whole_replaces_the_last() -> None:
+    again = race(LATE, {"Candlewick": [9.0, 9.0], "Faust": [1.0, 1.0]})
+    joined, why = after(again, [], {})
+    assert (joined.peers, why) == (again, "")
+
+
+def test_a_race_that_did_not_begin_leaves_the_last_with_its_figures() -> None:
+    joined, _ = after(None, [], {"peers": "no Kafka"})
+    assert (joined.peers, joined.figures) == (WHOLE, BEFORE.figures)
+
+
+def test_each_section_has_the_date_and_commit_of_its_own_start() -> None:
+    joined, _ = after(None, [figure("recovery", "recovery, RocksDB kept", LATE, 20.0)], {})
+    assert joined.peers is not None
+    text = page.markdown(joined, joined.peers)
+    assert "Measured 2026-11-01 10:00 UTC, commit aaaaaaa." in text
+    assert "`recovery`, 1 run. Measured 2026-11-02 11:00 UTC, commit bbbbbbb; kernel Linux 7.0." in text
+    assert "- Not met: ready after SIGKILL, RocksDB kept is 20, must be < 15 s." in text
+    assert "\n\n\n" not in text
+
+
+def test_a_file_of_before_is_dated_only_where_its_last_start_measured_it(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    for only, began in (["peers"], LATE), (["soak"], ""):
+        peers = {**msgspec.to_builtins(WHOLE), "began": ""}
+        old = {
+            "began": LATE,
+            "machine": {},
+            "versions": {},
+            "options": {"only": only},
+            "figures": [],
+            "peers": peers,
+        }
+        path.write_bytes(msgspec.json.encode(old))
+        read = kept.read(path)
+        assert read.peers is not None
+        assert read.peers.began == began
+        kept.write(read, path)
+        assert kept.read(path) == read
