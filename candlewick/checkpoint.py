@@ -248,10 +248,12 @@ class Checkpoint:
         return found
 
     async def _acknowledged(self) -> None:
-        sent = set(self._sent)
-        if sent:
-            await asyncio.gather(*sent)
-            self._sent -= sent
+        if sent := set(self._sent):
+            # Not gather: an agent that is cancelled here would cancel the messages with it.
+            done, _ = await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            self._sent -= done
 
     async def _append(
         self, table: Table, partition: int, rows: dict[bytes, bytes | None]

@@ -3,7 +3,7 @@
 A codec turns frames into events and requests into frames. It opens no socket and asks no clock:
 the feed hands it each frame with the time of receipt, and sends what it returns. One codec
 serves one connection, so what it remembers (subscriptions) ends with the connection. The same
-for REST, where `producers.repair` fetches trades that the connection lost: a path, a body read.
+for REST, where `producers.rest` fetches trades that the connection lost: a path, a body read.
 """
 
 from __future__ import annotations

@@ -160,6 +160,13 @@ class Feed:
             raise FeedRefused(self.exchange, self.last_refusal)
 
 
+class _Connect(connect):
+    """Without redirects: they lead to another host, which nobody has named."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class _Symbol:
     """What came of a symbol on this connection."""
 
@@ -256,7 +263,7 @@ class _Connection:
         self._end_reason = ""
         settings = self._settings
         try:
-            socket = await connect(
+            socket = await _Connect(
                 self._feed.url,
                 compression="deflate",
                 max_size=settings.max_frame_bytes,
@@ -409,7 +416,7 @@ class _Connection:
         lost = BookLost(self._feed.exchange, symbol, None, self._feed.clock_us(), cause)
         try:
             await self._feed.deliver(lost)
-        except asyncio.CancelledError:
+        except BaseException:
             # The watcher ends with its connection, maybe while it waits for room: said twice is
             # harmless, and not at all is a book that readers go on with.
             book.is_in_step = True

@@ -49,6 +49,7 @@ MOST_TOLD = 5
 
 KAFKA_ERRORS = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError)
 """What aiokafka raises when Kafka is in trouble: two of its errors have no base of their own."""
+
 DeliverTrade = Callable[[Trade], Awaitable[None]]
 
 _decode = msgspec.json.Decoder(Gap).decode

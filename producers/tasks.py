@@ -10,7 +10,7 @@ from typing import Any
 async def until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
     """Run all of them until one ends, or we are cancelled; then cancel the rest, and wait for them.
 
-    Unlike a `asyncio.TaskGroup` it raises what that one raised, and not a group.
+    Unlike an `asyncio.TaskGroup` it raises what that one raised, and not a group.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:

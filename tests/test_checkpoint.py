@@ -166,6 +166,21 @@ async def test_a_revoke_while_a_message_is_handed_over_takes_no_other_with_it(ri
     assert [rows[0][1] for _, rows in rig.kafka.log] == [b"of before", *following]
 
 
+async def test_an_agent_that_ends_while_too_much_is_unacknowledged_takes_no_message_with_it(rig, monkeypatch):
+    monkeypatch.setattr("candlewick.checkpoint.UNSENT", 1)
+    for value in (b"1", b"2"):
+        rig.checkpoint.send("candles", b"k", value)
+    agent = asyncio.ensure_future(rig.checkpoint.drain())
+    await turn()
+    agent.cancel()
+    await asyncio.wait([agent])
+    rig.checkpoint.folded(TRADES, 1)
+    writing = asyncio.ensure_future(rig.checkpoint.write(lambda: True))
+    await turn()
+    rig.kafka.acknowledge()
+    assert await writing == {TRADES: 1}
+
+
 async def test_nothing_is_written_after_a_revoke_or_a_failure(rig):
     rig.table.changed[b"row"] = b"1"
     rig.checkpoint.folded(TRADES, 1)

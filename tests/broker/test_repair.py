@@ -20,9 +20,10 @@ from models.gap import Gap
 from models.times import rfc3339
 from models.trade import read_trade
 from producers.exchanges.coinbase import Codec
-from producers.repair import GAPS, Repairer, RepairSettings
+from producers.repair import Repairer
+from producers.repair_status import RepairSettings
 from producers.sink import Sink
-from producers.topic import DEAD_LETTERS, TRADES, TopicSpec, ensure_topics
+from producers.topic import DEAD_LETTERS, GAPS, TRADES, TopicSpec, ensure_topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="module")]
 

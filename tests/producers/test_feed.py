@@ -626,6 +626,26 @@ async def test_a_lost_book_that_cannot_be_told_ends_the_feed_with_the_reason():
             feed.task.result()
 
 
+@pytest.mark.parametrize("where", ["https://127.0.0.1/", "ws://127.0.0.1:99999/", "ws://127.0.0.1:{port}/"])
+async def test_a_redirect_is_not_followed_and_the_exchange_tried_again(where):
+    log, asked = Log(), []
+
+    async def redirect(socket, request):
+        asked.append(request.path)
+        if len(asked) < 3:
+            response = socket.respond(302, "")
+            response.headers["Location"] = where.format(port=exchange.port)
+            return response
+        return None
+
+    async with Exchange() as exchange:
+        await exchange.stop()
+        exchange.server = await serve(exchange._serve, "127.0.0.1", exchange.port, process_request=redirect)
+        async with running(exchange, log) as feed:
+            await until(lambda: log.of(BookSnapshot))
+            assert reconnects(feed) == {"unreachable": 2}
+
+
 async def test_user_and_password_of_the_address_are_never_shown():
     log = Log()
     with capture_logs() as lines:

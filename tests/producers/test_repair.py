@@ -22,7 +22,8 @@ from models.errors import ConfigError
 from models.gap import Gap
 from models.times import rfc3339
 from producers.exchanges.coinbase import Codec
-from producers.repair import Repairer, RepairSettings
+from producers.repair import Repairer
+from producers.repair_status import RepairSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
