@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import time
@@ -146,7 +147,7 @@ class Rig:
 
     Arguments:
         lines: the log; `burst` writes the next of it.
-        breaks_the_broker: in the quick gate the others share one, emptied for each.
+        breaks_the_broker: in the quick gate the others of a lane share one, emptied for each.
     """
 
     def __init__(
@@ -362,12 +363,12 @@ class Rig:
 
 
 _brokers: list[EmbeddedBroker] = []
-"""The broker that the scenarios of the quick gate share, once one has needed it."""
+"""The broker that a lane's scenarios of the quick gate share, once one has needed it."""
 
 
 def _shared(plan: Plan) -> EmbeddedBroker:
     if not _brokers:
-        _brokers.append(EmbeddedBroker(plan.folder.parent / "kafka"))
+        _brokers.append(EmbeddedBroker(plan.folder.parent / f"kafka-{os.getpid()}"))
     return _brokers[0]
 
 
