@@ -99,7 +99,7 @@ async def _run_all(
                 title = f"{place}/{len(chosen)} {scenario.number} {scenario.failure}"
                 result = await _one(scenario, lane, root / scenario.number, title, progress)
                 results[scenario.number] = result
-                met = "met" if result.met else "NOT MET"
+                met = {True: "met", False: "NOT MET", None: "skipped"}[result.met]
                 told = f"{title}: {met}, {result.seconds:.0f} s: {result.figures}"
                 console.print(told, highlight=False, markup=False, soft_wrap=True)
 
@@ -118,11 +118,12 @@ async def _one(scenario: Scenario, lane: Lane, folder: Path, title: str, progres
     )
     seconds = time.monotonic() - began
     progress.remove_task(bar)
-    if outcome.met:
+    failed = outcome.met is False
+    if not failed:
         shutil.rmtree(folder, ignore_errors=True)
     return report.Result(
         scenario.number, scenario.failure, scenario.bar, outcome.figures, outcome.met, round(seconds, 1),
-        "" if outcome.met else str(folder),
+        str(folder) if failed else "",
     )  # fmt: skip
 
 

@@ -43,9 +43,12 @@ class Plan:
 class Outcome:
     """What was seen."""
 
-    met: bool
+    met: bool | None
+    """None: it was skipped, as it cannot be done here."""
     figures: str
-    """In one line: ``20 kills, 200,000 trades: 0 lost, 0 double, 0 of 272 candles differ``."""
+    """In one line: ``20 kills, 200,000 trades: 0 lost, 0 double, 0 of 272 candles differ``.
+
+    Of a skipped one: why."""
 
 
 Run = Callable[[Plan], Awaitable[Outcome]]
