@@ -28,10 +28,11 @@ from candlewick import config, topics
 from candlewick.kafka.broker import EmbeddedBroker
 from candlewick.mock import Faults, MockExchange, Simulation
 from faults.exchange import Bend, EvilExchange
-from faults.ledger import PRODUCTS, Fills, Ledger, Verdict, fold, read_truth, same
+from faults.ledger import PRODUCTS, Ledger, Verdict, read_truth
 from faults.process import Process
 from faults.proxy import Proxy
 from faults.scenario import Plan
+from faults.truth import Candles, Fills, fold, told
 from producers.topic import ensure_topics
 
 GRACE_S = 2.0
@@ -238,9 +239,7 @@ class Flow:
             open_gaps=len(self.ledger.open_gaps()),
         )
 
-    async def _compare(
-        self, truth: Fills, wanted: dict[tuple[str, str, int], dict[str, Any]], verdict: Verdict
-    ) -> None:
+    async def _compare(self, truth: Fills, wanted: Candles, verdict: Verdict) -> None:
         told_twice = [text for symbol, text in self.ledger.differing if symbol in truth]
         verdict.examples += told_twice
         verdict.double += len(told_twice)
@@ -248,13 +247,13 @@ class Flow:
             unknown = self.ledger.fills[symbol].keys() - fills.keys()
             verdict.double += len(unknown)
             verdict.examples += [f"{symbol} {trade_id}, which never was" for trade_id in unknown]
-        for (window, symbol, start_us), want in wanted.items():
-            told = await self.get(f"/stats/{window}/{symbol}?at={start_us // 1000}")
-            found = (told or {}).get("candle") or {}
+        for (symbol, window, start_s), want in wanted.items():
+            answer = await self.get(f"/stats/{window}/{symbol}?at={start_s * 1000}") or {}
+            found = told(answer["candle"]) if answer.get("candle") else {}
             verdict.candles += 1
             if window == "1d":
                 verdict.double += max(0, found.get("trade_count", 0) - want["trade_count"])
-            wrong = [name for name in want if not same(want[name], found.get(name))]
+            wrong = [name for name in want if want[name] != found.get(name)]
             if wrong:
                 verdict.differing += 1
                 verdict.examples.append(

@@ -354,7 +354,7 @@ class Rig:
         return Verdict(
             sum(figures["trade_count"] for (_, window, _), figures in expected.items() if window == "1d"),
             truth.compare(expected, table),
-            truth.compare(truth.without_state(expected), changelog),
+            truth.compare(truth.as_kept(expected), changelog),
             truth.compare(truth.closed(expected), told.candles),
             told.stale,
             told.conflicting,
