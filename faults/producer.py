@@ -33,7 +33,11 @@ STOP_ALONE_S = 15.0
     f"RSS <= +{GROWTH_MIB} MiB; books in step at the end; Z after repair",
 )
 async def slow(plan: Plan) -> Outcome:
-    """Throttle the wire to Kafka."""
+    """Throttle the wire to Kafka.
+
+    Whether the wire was too narrow shows in how far Kafka is behind at the end: by nine tenths of the
+    time if it takes a tenth of what comes; half is asked for.
+    """
     slow_s = 45.0 if plan.quick else 300.0
     async with Flow(plan, lasts_s=slow_s + 20.0) as flow:
         await asyncio.sleep(2.0)
@@ -43,13 +47,21 @@ async def slow(plan: Plan) -> Outcome:
         async with metered(flow.producer) as meter:
             flow.kafka_wire.bytes_per_s = usual / 10
             plan.say(f"{usual / 10_000:.0f} kB/s instead of {usual / 1000:.0f} for {slow_s:.0f} s")
+            before = flow.kafka_wire.up_bytes
             await asyncio.sleep(slow_s)
+            share = (flow.kafka_wire.up_bytes - before) / slow_s / usual
+            behind_s = (now_us() - min(flow.ledger.heard_us.values())) / 1e6
             flow.kafka_wire.bytes_per_s = None
             drain_s = await flow.heard(now_us(), DRAIN_S)
         verdict = await flow.verdict()
         in_step_s = await flow.until(flow.books_are_in_step, 30.0)
     return Outcome(
-        meter.growth <= GROWTH_MIB and in_step_s is not None and verdict.zero,
+        share <= 0.15
+        and behind_s >= slow_s / 2
+        and meter.growth <= GROWTH_MIB
+        and in_step_s is not None
+        and verdict.zero,
+        f"{share:.0%} of the bytes for {slow_s:.0f} s, {behind_s:.0f} s behind at their end; "
         f"RSS +{meter.growth:.0f} MiB, caught up after {drain_s:.0f} s, "
         f"books in step: {in_step_s is not None}; {verdict}",
     )
