@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
@@ -25,7 +24,7 @@ from typing import Any, Self
 import aiohttp
 
 from candlewick import config, topics
-from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker, free_ports
 from candlewick.mock import Faults, MockExchange, Simulation
 from faults.exchange import Bend, EvilExchange
 from faults.ledger import PRODUCTS, Ledger, Verdict, read_truth
@@ -301,13 +300,6 @@ def _books(path: Path) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 200_000))
         return [line for line in file.read().decode().splitlines() if line.startswith('{"kind":"book"')]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _two_listeners(direct: int, behind: int, advertised: int, controller: int) -> dict[str, str]:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +26,7 @@ from aiokafka.partitioner import murmur2
 
 from candlewick import topics
 from candlewick.config import Settings
-from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker, free_ports
 from faults import truth
 from faults.process import Failed, Process
 from faults.scenario import Plan
@@ -58,8 +57,7 @@ class Worker(Process):
     ) -> None:
         self.data_dir = folder / name
         self.tables = self.data_dir / "tables"
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = int(server.getsockname()[1])
+        (self.port,) = free_ports(1)
         settings = {
             "CANDLEWICK_BROKER": bootstrap,
             "CANDLEWICK_DATA_DIR": str(self.data_dir),
