@@ -74,6 +74,10 @@ class Process:
                 start_new_session=True,
             )  # fmt: skip
 
+    async def is_stopped(self) -> bool:
+        """Say whether SIGSTOP holds it."""
+        return self.runs and self.usage.status() == psutil.STATUS_STOPPED
+
     async def check(self) -> None:
         """Make sure that it runs, unless the scenario ended it.
 

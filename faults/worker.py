@@ -233,6 +233,7 @@ async def disk_full(plan: Plan) -> Outcome:
             with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while file.write(bytes(1 << 16)):
                     pass
+            free = os.statvfs(tables).f_bavail
             worker.may_end = 2
             plan.say("full")
             await rig.burst(len(lines) // 4, BURST_S)
@@ -253,7 +254,7 @@ async def disk_full(plan: Plan) -> Outcome:
     finally:
         await asyncio.to_thread(_run, ["umount", "-l", str(tables)])
     return Outcome(
-        verdict.exact and stopped and clear and not corrupt,
+        verdict.exact and not free and stopped and clear and not corrupt,
         f"{'stopped' if stopped else 'DID NOT STOP'} at a full disk, ended {ended} times, "
         f"{'said so' if clear else 'DID NOT SAY SO'}{', CORRUPT' if corrupt else ''}; {verdict}",
     )
