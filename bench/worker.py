@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 from candlewick import datadir
 from candlewick.children import Child
 from candlewick.config import Settings
+from candlewick.kafka.broker import free_ports
 from models.errors import CandlewickError
 
 READY_WITHIN_S = 60.0
@@ -106,7 +106,7 @@ class Worker(Process):
 
     def __init__(self, bootstrap: str, folder: Path, **chosen: Any) -> None:
         name = f"bench-{secrets.token_hex(4)}"
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         own = {"data_dir": folder / name, "broker": bootstrap, "app_id": name, "port": self.port}
         settings = Settings(**(own | chosen))
         super().__init__("worker", ["worker"], settings)
@@ -163,9 +163,3 @@ class Worker(Process):
                 raise TooSlow(f"{done} of {count} trades of {symbol} were folded in {within_s:.0f} s")
             self.rss()
             await asyncio.sleep(POLL_S)
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def stop_event() -> asyncio.Event:
     """Return an event that SIGTERM and Ctrl-C set; a second signal changes nothing."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+
+    def ask(*_: object) -> None:
+        # Ignored from here to the last moment. A handler of the loop is gone when the loop closes,
+        # some milliseconds before the process is.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
     return stop

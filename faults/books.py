@@ -36,7 +36,7 @@ async def books(plan: Plan) -> Outcome:
         while time.monotonic() < end:
             for product in PRODUCTS:
                 book = ((await flow.get(f"/stats/1m/{product}")) or {}).get("book")
-                answers += 1
+                answers += book is not None
                 crossed += bool(
                     book and book["in_step"]
                     and Decimal(book["highest_bid"]) >= Decimal(book["lowest_ask"])
@@ -52,7 +52,9 @@ async def books(plan: Plan) -> Outcome:
     closest = min(apart, default=inf)
     return Outcome(
         all(done.values())
+        and answers > 0
         and not crossed
+        and bool(resubscribes)
         and closest >= 4.9
         and back_s is not None
         and back_s <= 5.0

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 
+from faults.process import Failed
 from faults.rig import Rig, Z, within
 from faults.scenario import Outcome, Plan, scenario
 from faults.trades import made_up
@@ -27,6 +28,8 @@ async def _outages(plan: Plan, name: str, kill: bool, limit_s: float) -> Outcome
             plan.say(f"outage {number} of {times}")
             burst = rig.begin(len(lines) // (times + 1), BURST_S)
             await asyncio.sleep(rng.uniform(0.2, BURST_S * 0.8))
+            if burst.done():
+                raise Failed("the log was written before the outage")
             await _outage(rig, kill, rng)
             back = time.monotonic()
             await burst

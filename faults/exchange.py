@@ -53,6 +53,8 @@ class EvilExchange:
         self.bend = bend
         self.requests: list[tuple[float, dict[str, Any]]] = []
         """What clients sent, each with its monotonic time."""
+        self.deflated = 0
+        """Connections on which permessage-deflate was agreed upon."""
         self._url, self._deflate = url, deflate
 
     async def __aenter__(self) -> Self:
@@ -77,6 +79,7 @@ class EvilExchange:
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(compress=self._deflate, max_msg_size=0)
         await ws.prepare(request)
+        self.deflated += bool(ws.compress)
         assert request.transport is not None
         async with self._session.ws_connect(self._url, max_msg_size=0, compress=0) as upstream:
             asking = asyncio.ensure_future(self._ask(ws, upstream))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
@@ -25,13 +24,14 @@ from typing import Any, Self
 import aiohttp
 
 from candlewick import config, topics
-from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker, free_ports
 from candlewick.mock import Faults, MockExchange, Simulation
 from faults.exchange import Bend, EvilExchange
-from faults.ledger import PRODUCTS, Fills, Ledger, Verdict, fold, read_truth, same
+from faults.ledger import PRODUCTS, Ledger, Verdict, read_truth
 from faults.process import Process
 from faults.proxy import Proxy
 from faults.scenario import Plan
+from faults.truth import Candles, Fills, fold, told
 from producers.topic import ensure_topics
 
 GRACE_S = 2.0
@@ -238,9 +238,7 @@ class Flow:
             open_gaps=len(self.ledger.open_gaps()),
         )
 
-    async def _compare(
-        self, truth: Fills, wanted: dict[tuple[str, str, int], dict[str, Any]], verdict: Verdict
-    ) -> None:
+    async def _compare(self, truth: Fills, wanted: Candles, verdict: Verdict) -> None:
         told_twice = [text for symbol, text in self.ledger.differing if symbol in truth]
         verdict.examples += told_twice
         verdict.double += len(told_twice)
@@ -248,13 +246,13 @@ class Flow:
             unknown = self.ledger.fills[symbol].keys() - fills.keys()
             verdict.double += len(unknown)
             verdict.examples += [f"{symbol} {trade_id}, which never was" for trade_id in unknown]
-        for (window, symbol, start_us), want in wanted.items():
-            told = await self.get(f"/stats/{window}/{symbol}?at={start_us // 1000}")
-            found = (told or {}).get("candle") or {}
+        for (symbol, window, start_s), want in wanted.items():
+            answer = await self.get(f"/stats/{window}/{symbol}?at={start_s * 1000}") or {}
+            found = told(answer["candle"]) if answer.get("candle") else {}
             verdict.candles += 1
             if window == "1d":
                 verdict.double += max(0, found.get("trade_count", 0) - want["trade_count"])
-            wrong = [name for name in want if not same(want[name], found.get(name))]
+            wrong = [name for name in want if want[name] != found.get(name)]
             if wrong:
                 verdict.differing += 1
                 verdict.examples.append(
@@ -302,13 +300,6 @@ def _books(path: Path) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 200_000))
         return [line for line in file.read().decode().splitlines() if line.startswith('{"kind":"book"')]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _two_listeners(direct: int, behind: int, advertised: int, controller: int) -> dict[str, str]:

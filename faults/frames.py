@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from faults.exchange import Frame, Raw, bomb, fragments, text_frame
 from faults.flow import Flow
 from faults.ledger import now_us
-from faults.process import metered
+from faults.process import Failed, metered
 from faults.scenario import Outcome, Plan, scenario
 from faults.wire import LIVE_S
 
@@ -160,4 +160,7 @@ async def oversized(plan: Plan) -> Outcome:
                 f"live {seconds:.1f} s after it began"
             )
         verdict = await flow.verdict()
+        assert flow.evil
+        if not flow.evil.deflated:
+            raise Failed("no compression was agreed upon, so that the bomb was no valid frame")
     return Outcome(met and verdict.zero, f"{'; '.join(told)}; {verdict}")

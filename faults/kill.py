@@ -76,6 +76,7 @@ async def _above(least: int, count: Callable[[], Awaitable[int]], otherwise: str
     await until(holds, PATIENCE_S, otherwise)
 
 
+NOTHING = "nothing there"
 Spoil = Callable[[Worker, random.Random], str]
 """Does something to the tables of a worker that was killed; returns what."""
 
@@ -85,6 +86,8 @@ def _keep(worker: Worker, rng: random.Random) -> str:
 
 
 def _wipe(worker: Worker, rng: random.Random) -> str:
+    if not any(worker.tables.rglob("CURRENT")):
+        return NOTHING
     worker.wipe()
     return "deleted"
 
@@ -102,7 +105,7 @@ def _corrupt(worker: Worker, rng: random.Random) -> str:
         if path.stat().st_size
     ]
     if not targets:
-        return "nothing there"
+        return NOTHING
     name = rng.choice(sorted({name for name, _ in targets}))
     path = rng.choice([path for kind, path in targets if kind == name])
     how = rng.choice(("flipped", "truncated", "deleted", "zeroed"))
@@ -169,7 +172,7 @@ async def _killed(plan: Plan, name: str, kills: int, spoil: Spoil, limit_s: floa
         f"{kills} kills, {in_work} with work undone; {verdict}; "
         f"ready after {median(ready_s):.1f} s (median), {max(ready_s):.1f} s (longest)"
     )
-    if spoil is _corrupt:
+    if spoil is not _keep:
         figures += f"; {spread(done)}"
     if too_late:
         figures += f"; too late: {', '.join(too_late)}"
@@ -177,7 +180,8 @@ async def _killed(plan: Plan, name: str, kills: int, spoil: Spoil, limit_s: floa
         figures += f"; ended {worker.ended} times at a broken table, such as: {worker.reason}"
     if loops:
         figures += f"; CRASH LOOP {len(loops)} times, such as {loops[0]}"
-    return Outcome(verdict.exact and not too_late and not loops and in_work > 0, figures)
+    spoiled = kills > done[NOTHING]
+    return Outcome(verdict.exact and not too_late and not loops and in_work > 0 and spoiled, figures)
 
 
 @scenario("F14", "worker SIGKILL in mid-work, RocksDB kept", f"{Z}; ready <= 15 s", quick=True)
@@ -291,10 +295,13 @@ async def frozen(plan: Plan) -> Outcome:
             before = victim.ended
             victim.may_end = 3
             victim.send(signal.SIGSTOP)
+            await until(victim.is_stopped, PATIENCE_S, "the worker is not frozen")
             await burst
             # The other takes over after the session, and folds what was left, and more.
             await rig.burst(part - part // 2, SESSION_S + rng.uniform(2, 5))
             await rig.settled()
+            if not await victim.is_stopped():
+                raise Failed("the worker did not stay frozen")
             victim.send(signal.SIGCONT)
             await _shared(*pair)
             ended += victim.ended - before

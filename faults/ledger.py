@@ -1,7 +1,4 @@
-"""The market's truth, what Kafka holds of it, and how the two are compared.
-
-Shares no code with the folds: candles are computed again here, from the fills.
-"""
+"""The market's own trades, what Kafka holds of them, and what is said of the two."""
 
 from __future__ import annotations
 
@@ -14,30 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from candlewick import topics
 from candlewick.mock.products import DEFAULT_PRODUCTS
+from faults.truth import Fill, Fills
 
 PRODUCTS = DEFAULT_PRODUCTS
-SIZES_US = {"1m": 60_000_000, "1h": 3_600_000_000, "1d": 86_400_000_000}
-
-
-class Fill(NamedTuple):
-    """One trade, as the market or the log tells it."""
-
-    price: str
-    size: str
-    taker_side: str
-    time_us: int
-
-
-Fills = dict[str, dict[int, Fill]]
-"""By symbol and trade id."""
 
 
 class Ledger:
@@ -189,36 +173,6 @@ def read_truth(path: Path) -> Fills:
                 fill = Fill(row["price"], row["size"], row["taker_side"], row["time_us"])
                 fills[row["product_id"]][row["trade_id"]] = fill
     return fills
-
-
-def fold(fills: Fills) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Return every candle of these trades, by (window, symbol, start)."""
-    groups: dict[tuple[str, str, int], list[tuple[int, int, Fill]]] = defaultdict(list)
-    for symbol, of_symbol in fills.items():
-        for trade_id, fill in of_symbol.items():
-            for window, size_us in SIZES_US.items():
-                start_us = fill.time_us - fill.time_us % size_us
-                groups[window, symbol, start_us].append((fill.time_us, trade_id, fill))
-    with localcontext(Context(prec=250)):
-        return {key: _candle(sorted(group)) for key, group in groups.items()}
-
-
-def _candle(trades: list[tuple[int, int, Fill]]) -> dict[str, Any]:
-    rows = [(Decimal(fill.price), Decimal(fill.size), fill.taker_side) for _, _, fill in trades]
-    ids = [trade_id for _, trade_id, _ in trades]
-    return {
-        "open": rows[0][0], "high": max(row[0] for row in rows), "low": min(row[0] for row in rows),
-        "close": rows[-1][0], "volume": sum(row[1] for row in rows),
-        "quote_volume": sum(price * size for price, size, _ in rows),
-        "buy_volume": sum((size for _, size, side in rows if side == "buy"), Decimal(0)),
-        "sell_volume": sum((size for _, size, side in rows if side == "sell"), Decimal(0)),
-        "trade_count": len(rows), "first_trade_id": min(ids), "last_trade_id": max(ids), "missing_trades": 0,
-    }  # fmt: skip
-
-
-def same(want: Decimal | int, found: Any) -> bool:
-    """Compare a figure of a fold with what a view tells."""
-    return found is not None and (Decimal(found) == want if isinstance(want, Decimal) else found == want)
 
 
 def now_us() -> int:

@@ -42,6 +42,8 @@ class Process:
         self._said_before = 0
         self.began = 0.0
         """When it was last started, by `time.monotonic`."""
+        self._ordered = False
+        """Whether it was asked to end since its last start: then its end is no surprise."""
         self.may_end = 0
         """How often it may end by itself from now on: it is started again, and counted."""
         self.ended = 0
@@ -55,9 +57,15 @@ class Process:
         """The process id, while the scenario has not ended it."""
         return self._process.pid if self._process else None
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Start it. From the main thread: it ends with the thread."""
         self.began = time.monotonic()
+        self._ordered = False
         self._said_before = len(self.said())
         with self.log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
@@ -65,6 +73,10 @@ class Process:
                 env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
+
+    async def is_stopped(self) -> bool:
+        """Say whether SIGSTOP holds it."""
+        return self.runs and self.usage.status() == psutil.STATUS_STOPPED
 
     async def check(self) -> None:
         """Make sure that it runs, unless the scenario ended it.
@@ -90,20 +102,22 @@ class Process:
 
     def send(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        if self._process is not None and self._process.returncode is None:
+        if self.runs and self._process:
             os.kill(self._process.pid, number)
+            self._ordered |= number == signal.SIGTERM
 
     async def end(self, number: int = signal.SIGTERM, within_s: float = 30.0) -> int:
-        """End it by a signal; return its exit code.
+        """End it by a signal; return its exit code. It may be at its end by an earlier SIGTERM.
 
         Raises:
             Ended: it had ended by itself.
             Failed: it did not end in time.
         """
-        await self.check()
+        if not self._ordered:
+            await self.check()
         process = self._process
         assert process is not None
-        os.kill(process.pid, number)
+        self.send(number)
         try:
             code = await asyncio.wait_for(process.wait(), within_s)
         except TimeoutError:

@@ -21,7 +21,8 @@ class Result:
     failure: str
     bar: str
     figures: str
-    met: bool
+    met: bool | None
+    """None: skipped."""
     seconds: float
     folder: str = ""
     """Where logs and data are, when the bar was not met."""
@@ -38,14 +39,25 @@ class Report:
 
     @property
     def met(self) -> bool:
-        """Every bar was met."""
-        return all(result.met for result in self.results)
+        """Every bar was met, of the scenarios that were not skipped."""
+        return all(result.met is not False for result in self.results)
+
+    @property
+    def skipped(self) -> int:
+        """How many could not be done here."""
+        return sum(result.met is None for result in self.results)
+
+
+SHOWN = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]skipped[/]"}
 
 
 def show(report: Report, console: Console) -> None:
     """Print the table, and where to look for what went wrong."""
     seconds = sum(result.seconds for result in report.results)
-    table = Table(caption=f"seed {report.seed}; {seconds:.0f} s in all", expand=True, show_lines=True)
+    caption = f"seed {report.seed}; {seconds:.0f} s in all"
+    if report.skipped:
+        caption += f"; {report.skipped} of {len(report.results)} skipped"
+    table = Table(caption=caption, expand=True, show_lines=True)
     for heading, ratio in (("", 0), ("failure", 3), ("bar", 3), ("figures", 5), ("met", 0), ("s", 0)):
         table.add_column(
             heading, ratio=ratio or None, no_wrap=not ratio, justify="right" if heading == "s" else "left"
@@ -53,7 +65,7 @@ def show(report: Report, console: Console) -> None:
     for result in report.results:
         table.add_row(
             result.number, *map(Text, (result.failure, result.bar, result.figures)),
-            "[green]yes[/]" if result.met else "[red]no[/]", f"{result.seconds:.0f}",
+            SHOWN[result.met], f"{result.seconds:.0f}",
         )  # fmt: skip
     console.print(table)
     for result in report.results:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +26,7 @@ from aiokafka.partitioner import murmur2
 
 from candlewick import topics
 from candlewick.config import Settings
-from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.broker import EmbeddedBroker, free_ports
 from faults import truth
 from faults.process import Failed, Process
 from faults.scenario import Plan
@@ -57,8 +57,7 @@ class Worker(Process):
     ) -> None:
         self.data_dir = folder / name
         self.tables = self.data_dir / "tables"
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = int(server.getsockname()[1])
+        (self.port,) = free_ports(1)
         settings = {
             "CANDLEWICK_BROKER": bootstrap,
             "CANDLEWICK_DATA_DIR": str(self.data_dir),
@@ -146,7 +145,7 @@ class Rig:
 
     Arguments:
         lines: the log; `burst` writes the next of it.
-        breaks_the_broker: in the quick gate the others share one, emptied for each.
+        breaks_the_broker: in the quick gate the others of a lane share one, emptied for each.
     """
 
     def __init__(
@@ -353,7 +352,7 @@ class Rig:
         return Verdict(
             sum(figures["trade_count"] for (_, window, _), figures in expected.items() if window == "1d"),
             truth.compare(expected, table),
-            truth.compare(truth.without_state(expected), changelog),
+            truth.compare(truth.as_kept(expected), changelog),
             truth.compare(truth.closed(expected), told.candles),
             told.stale,
             told.conflicting,
@@ -362,12 +361,12 @@ class Rig:
 
 
 _brokers: list[EmbeddedBroker] = []
-"""The broker that the scenarios of the quick gate share, once one has needed it."""
+"""The broker that a lane's scenarios of the quick gate share, once one has needed it."""
 
 
 def _shared(plan: Plan) -> EmbeddedBroker:
     if not _brokers:
-        _brokers.append(EmbeddedBroker(plan.folder.parent / "kafka"))
+        _brokers.append(EmbeddedBroker(plan.folder.parent / f"kafka-{os.getpid()}"))
     return _brokers[0]
 
 

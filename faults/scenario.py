@@ -1,15 +1,20 @@
 """What a scenario is: a failure with a number, a bar, and a function that does it and measures.
 
-Write one as a coroutine with `@scenario` in a module of this folder; `faults.__main__` imports them
+Write one as a coroutine with `@scenario` in a module of this folder; `scenarios` imports them
 all. It gets a `Plan`, takes its randomness from the plan's seed alone, and returns an `Outcome`.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import random
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import faults
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,12 @@ class Plan:
 class Outcome:
     """What was seen."""
 
-    met: bool
+    met: bool | None
+    """None: it was skipped, as it cannot be done here."""
     figures: str
-    """In one line: ``20 kills, 200,000 trades: 0 lost, 0 double, 0 of 272 candles differ``."""
+    """In one line: ``20 kills, 200,000 trades: 0 lost, 0 double, 0 of 272 candles differ``.
+
+    Of a skipped one: why."""
 
 
 Run = Callable[[Plan], Awaitable[Outcome]]
@@ -60,6 +68,8 @@ class Scenario:
 
 
 SCENARIOS: list[Scenario] = []
+NOT_SCENARIOS = {"__main__", "naive"}
+"""Modules that are programs."""
 
 
 def scenario(number: str, failure: str, bar: str, *, quick: bool = False) -> Callable[[Run], Run]:
@@ -70,3 +80,16 @@ def scenario(number: str, failure: str, bar: str, *, quick: bool = False) -> Cal
         return run
 
     return register
+
+
+def scenarios() -> list[Scenario]:
+    """Return all that there are, in the order of their numbers."""
+    for module in pkgutil.iter_modules(faults.__path__):
+        if module.name not in NOT_SCENARIOS:
+            importlib.import_module(f"faults.{module.name}")
+    return sorted(SCENARIOS, key=_place)
+
+
+def _place(scenario: Scenario) -> tuple[int, str]:
+    digits = re.search(r"\d+", scenario.number)
+    return (int(digits[0]) if digits else 0, scenario.number)

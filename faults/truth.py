@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import decimal
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 WINDOWS_S = {"1m": 60, "1h": 3_600, "1d": 86_400}
-SUMS = ("open", "high", "low", "close", "volume", "quote_volume", "buy_volume")
-COUNTS = ("trade_count", "first_trade_id", "last_trade_id")
+PRICES = ("open", "high", "low", "close")
+SUMS = ("volume", "quote_volume", "buy_volume")
+DERIVED = ("sell_volume", "vwap")
+"""Of the sums; views and topic tell them, the changelog does not keep them."""
+COUNTS = ("trade_count", "first_trade_id", "last_trade_id", "missing_trades")
+OF_THE_LOG = ("state", "complete", "late_trades")
+"""What follows from the order of the log, and not from its trades alone."""
 
 Key = tuple[str, str, int]
 """Symbol, window, start in seconds since 1970."""
@@ -25,75 +31,118 @@ Record = tuple[bytes | None, bytes | None]
 """Key and value, as a topic holds them."""
 
 
+class Fill(NamedTuple):
+    """One trade, as the market or the log tells it."""
+
+    price: str
+    size: str
+    taker_side: str
+    time_us: int
+
+
+Fills = dict[str, dict[int, Fill]]
+"""By symbol and trade id."""
+
+
 def candles(sent: Path, grace_s: int = 10) -> Candles:
-    """Compute every candle of a file of sent records, one JSON a line; a trade sent twice counts once."""
-    groups: dict[Key, dict[int, dict[str, Any]]] = {}
-    watermarks_us: dict[str, int] = {}
+    """Compute every candle of a file of sent records, one JSON a line; a trade sent twice counts once.
+
+    In the end the file has every trade that it speaks of, so all candles are complete.
+    """
+    fills: Fills = defaultdict(dict)
+    late: Counter[Key] = Counter()
+    watermarks_us: Counter[str] = Counter()
+    last_ids: Counter[str] = Counter()
+
+    def state(key: Key) -> str:
+        symbol, window, start_s = key
+        end_us = (start_s + WINDOWS_S[window] + grace_s) * 1_000_000
+        return "closed" if watermarks_us[symbol] >= end_us else "open"
+
     for line in sent.read_bytes().splitlines():
         record = json.loads(line)
         symbol, time_us = record["symbol"], record["event_time_us"]
-        watermarks_us[symbol] = max(time_us, watermarks_us.get(symbol, 0))
-        if record.get("kind") == "heartbeat":
-            continue
-        for window, size_s in WINDOWS_S.items():
-            start_s = time_us // 1_000_000 // size_s * size_s
-            groups.setdefault((symbol, window, start_s), {})[record["trade_id"]] = record
-    with decimal.localcontext() as exact:
-        exact.prec = 200
-        return {
-            key: {**_sum_up(list(trades.values())), "state": _state(key, watermarks_us[key[0]], grace_s)}
-            for key, trades in groups.items()
-        }
+        trade_id = record["last_trade_id" if record.get("kind") == "heartbeat" else "trade_id"]
+        if "trade_id" in record and trade_id not in fills[symbol]:
+            fills[symbol][trade_id] = Fill(record["price"], record["size"], record["taker_side"], time_us)
+            late.update(key for key in keys(symbol, time_us) if state(key) == "closed")
+        watermarks_us[symbol] = max(time_us, watermarks_us[symbol])
+        last_ids[symbol] = max(trade_id, last_ids[symbol])
+    for symbol, last_id in last_ids.items():
+        assert len(fills[symbol]) == last_id, f"the log lacks trades of {symbol}"
+    return {
+        key: {**figures, "state": state(key), "complete": True, "late_trades": late[key]}
+        for key, figures in fold(fills).items()
+    }
 
 
-def _sum_up(trades: list[dict[str, Any]]) -> Figures:
-    trades.sort(key=lambda trade: (trade["event_time_us"], trade["trade_id"]))
-    prices = [Decimal(trade["price"]) for trade in trades]
-    sizes = [Decimal(trade["size"]) for trade in trades]
-    ids = [trade["trade_id"] for trade in trades]
-    bought = [size for size, trade in zip(sizes, trades, strict=True) if trade["taker_side"] == "buy"]
+def keys(symbol: str, time_us: int) -> list[Key]:
+    """Return the candles that a trade belongs to."""
+    time_s = time_us // 1_000_000
+    return [(symbol, window, time_s - time_s % size_s) for window, size_s in WINDOWS_S.items()]
+
+
+def fold(fills: Fills) -> Candles:
+    """Compute every candle of these trades: what follows from them alone, when none is missing."""
+    groups: dict[Key, list[tuple[int, int, Fill]]] = defaultdict(list)
+    for symbol, of_symbol in fills.items():
+        for trade_id, fill in of_symbol.items():
+            for key in keys(symbol, fill.time_us):
+                groups[key].append((fill.time_us, trade_id, fill))
+    with decimal.localcontext(decimal.Context(prec=250)):
+        return {key: _sum_up(sorted(group)) for key, group in groups.items()}
+
+
+def _sum_up(trades: list[tuple[int, int, Fill]]) -> Figures:
+    rows = [(Decimal(fill.price), Decimal(fill.size), fill.taker_side) for _, _, fill in trades]
+    prices = [price for price, _, _ in rows]
+    volume = sum(size for _, size, _ in rows)
+    quote_volume = sum(price * size for price, size, _ in rows)
+    ids = [trade_id for _, trade_id, _ in trades]
     return {
         "open": prices[0],
         "high": max(prices),
         "low": min(prices),
         "close": prices[-1],
-        "volume": sum(sizes),
-        "quote_volume": sum(price * size for price, size in zip(prices, sizes, strict=True)),
-        "buy_volume": sum(bought, Decimal(0)),
-        "trade_count": len(trades),
+        "volume": volume,
+        "quote_volume": quote_volume,
+        "buy_volume": sum(size for _, size, side in rows if side == "buy"),
+        "sell_volume": sum(size for _, size, side in rows if side == "sell"),
+        "vwap": decimal.Context(prec=12).divide(Decimal(quote_volume), Decimal(volume)),
+        "trade_count": len(ids),
         "first_trade_id": min(ids),
         "last_trade_id": max(ids),
+        "missing_trades": 0,
     }
-
-
-def _state(key: Key, watermark_us: int, grace_s: int) -> str:
-    _, window, start_s = key
-    return "closed" if watermark_us >= (start_s + WINDOWS_S[window] + grace_s) * 1_000_000 else "open"
 
 
 def told(candle: dict[str, Any]) -> Figures:
     """Return the figures of a candle as a view or the topic ``candles`` tells it."""
     return {
-        **{name: Decimal(candle[name]) for name in SUMS},
-        **{name: candle[name] for name in (*COUNTS, "state")},
+        **{name: Decimal(candle[name]) for name in (*PRICES, *SUMS, *DERIVED)},
+        **{name: candle[name] for name in (*COUNTS, *OF_THE_LOG)},
     }
 
 
 def in_changelog(records: Iterable[Record]) -> Candles:
-    """Return each candle as the last value of its key in the changelog has it; it has no state."""
+    """Return each candle as the last value of its key in the changelog has it; see `as_kept`."""
     last = {key: value for key, value in records if key is not None and key.startswith(b"row/")}
     found = {}
     for key, value in last.items():
         if value is None:
             continue
         _, symbol, window, start = key.decode().removeprefix("row/").split(":")
-        candle = json.loads(value)["candle"]
+        row = json.loads(value)
+        candle = row["candle"]
         ids = [number for pair in candle["ids"] for number in pair]
         found[symbol, window, int(start)] = {
-            **{name: Decimal(candle[name]) for name in SUMS},
+            **{name: Decimal(candle[name]) for name in (*PRICES, *SUMS)},
             "trade_count": candle["trade_count"],
             "first_trade_id": min(ids),
             "last_trade_id": max(ids),
+            "state": "closed" if row["closed"] else "open",
+            "late_trades": row["late_trades"],
+            **({name: row[name] for name in ("complete", "missing_trades")} if row["closed"] else {}),
         }
     return found
 
@@ -166,9 +215,17 @@ def compare(expected: Candles, found: Candles) -> Difference:
     return Difference(max(lost.values()), max(double.values()), differing, len(expected))
 
 
-def without_state(candles: Candles) -> Candles:
-    """Return candles as the changelog has them."""
-    return {key: {n: v for n, v in figures.items() if n != "state"} for key, figures in candles.items()}
+def as_kept(candles: Candles) -> Candles:
+    """Return candles as the changelog has them: nothing derived; of open ones, nothing of what is missing."""
+    of_open = {*DERIVED, "complete", "missing_trades"}
+    return {
+        key: {
+            name: figure
+            for name, figure in figures.items()
+            if name not in (DERIVED if figures["state"] == "closed" else of_open)
+        }
+        for key, figures in candles.items()
+    }
 
 
 def closed(candles: Candles) -> Candles:

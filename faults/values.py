@@ -11,8 +11,9 @@ from decimal import Decimal
 
 from faults.exchange import Bend, Frame
 from faults.flow import GRACE_S, Flow
-from faults.ledger import PRODUCTS, Fill, Fills, now_us, parse_time, time_text
+from faults.ledger import PRODUCTS, now_us, parse_time, time_text
 from faults.scenario import Outcome, Plan, scenario
+from faults.truth import Fill, Fills
 
 # F6: values that cannot be, and values that barely can.
 

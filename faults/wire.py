@@ -9,6 +9,7 @@ from math import inf
 from candlewick.mock import Faults
 from faults.flow import Flow
 from faults.ledger import now_us
+from faults.process import Failed
 from faults.scenario import Outcome, Plan, scenario
 
 LIVE_S = 5.0
@@ -28,9 +29,12 @@ async def cut(plan: Plan) -> Outcome:
         for number in range(cuts):
             await asyncio.sleep(chance.uniform(0.2, 2.0))
             plan.say(f"cut {number + 1} of {cuts}")
-            since_us = now_us()
+            accepted, since_us = flow.wire.accepted, now_us()
             flow.wire.cut()
-            away.append(await flow.heard(since_us))
+            if await flow.until(flow.wire.accepts(accepted)) is None:
+                raise Failed("no new connection after a cut")
+            await flow.heard(now_us())
+            away.append((now_us() - since_us) / 1e6)
         verdict = await flow.verdict()
     slow = sum(seconds > LIVE_S for seconds in away)
     return Outcome(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import psutil
 
 from candlewick import config, topics
 from candlewick.guard import guarded
+from candlewick.kafka.broker import free_ports
 from models.trade import Trade
 from producers.sink import Sink
 from producers.topic import ensure_topics
@@ -88,8 +88,7 @@ def get(url: str) -> tuple[int, Any]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_ports(1)[0]
 
 
 START_US = 1_790_000_040_000_000

@@ -25,6 +25,7 @@ Errors (BrokerError and JarsUnavailable are in candlewick.kafka.jars):
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -342,7 +343,7 @@ class EmbeddedBroker:
             cluster_id = secrets.token_urlsafe(16)
         folder = self.data_dir / "kafka.new"
         shutil.rmtree(folder, ignore_errors=True)
-        properties = self._write_properties(folder, *_free_ports())
+        properties = self._write_properties(folder, *free_ports(2))
         arguments = ["format", "-t", cluster_id, "-c", str(properties)]
         self._process = await self._spawn([*java, "kafka.tools.StorageTool", *arguments])
         if await self._process.wait() != 0:
@@ -355,7 +356,7 @@ class EmbeddedBroker:
         """Return the broker's and the controller's port: asked for, last used, or free."""
         if self._asked_port is not None and not _if_free(self._asked_port):
             raise PortTaken(self._asked_port)
-        free, other = _free_ports()
+        free, other = free_ports(2)
         port = self._asked_port or _if_free(state.get("port")) or free
         controller_port = _if_free(state.get("controller_port")) or other
         if port == controller_port:
@@ -462,11 +463,13 @@ async def _can_create_topics(bootstrap: str) -> bool:
         await admin.close()
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind((_HOST, 0))
-        two.bind((_HOST, 0))
-        return one.getsockname()[1], two.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Return different ports of this machine that nobody has now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_HOST, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _if_free(port: object) -> int | None:
