@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from decimal import Decimal
 from itertools import pairwise
 from math import inf
@@ -14,56 +14,81 @@ from faults.exchange import honest
 from faults.flow import Flow
 from faults.ledger import PRODUCTS
 from faults.scenario import Outcome, Plan, scenario
+from producers.feed_status import FeedSettings
 
 # F9: books.
+
+BURST_S = 2.0
+BACK_S = 5.0
+"""How soon a book must be in step that was lost for once."""
+LONGEST_S = FeedSettings().resubscribe_most_s + BACK_S
+"""How soon one that was lost again and again: each time it waits for twice as long, up to this."""
 
 
 @scenario(
     "F9",
     "level changes are lost, or change places",
-    "never in step and crossed; <= 1 resubscribe in 5 s and symbol; in step <= 5 s after",
+    "never in step and crossed; <= 1 resubscribe in 5 s and symbol; in step "
+    f"<= {BACK_S:.0f} s after {BURST_S:.0f} s of it, <= {LONGEST_S:.0f} s after minutes",
 )
 async def books(plan: Plan) -> Outcome:
     """Drop and swap deltas, which nothing in the exchange's protocol shows, and watch the books."""
-    lasts_s = 15.0 if plan.quick else 120.0
-    answers = crossed = 0
-    async with Flow(plan, lasts_s=lasts_s + 40.0, bend=honest) as flow:
+    storm_s, calm_s = (5.0, 30.0) if plan.quick else (120.0, 80.0)
+    async with Flow(plan, lasts_s=BURST_S + storm_s + calm_s, bend=honest) as flow:
         await flow.until(flow.books_are_in_step)
         assert flow.evil
         asked = len(flow.evil.requests)
-        await flow.set_faults(drop_updates=0.05, reorder_updates=0.2)
-        end = time.monotonic() + lasts_s
-        while time.monotonic() < end:
-            for product in PRODUCTS:
-                book = ((await flow.get(f"/stats/1m/{product}")) or {}).get("book")
-                answers += book is not None
-                crossed += bool(
-                    book and book["in_step"]
-                    and Decimal(book["highest_bid"]) >= Decimal(book["lowest_ask"])
-                )  # fmt: skip
-            await asyncio.sleep(0.05)
-        done = {name: flow.faults_done(name) for name in ("drop_updates", "reorder_updates")}
-        await flow.set_faults(drop_updates=0.0, reorder_updates=0.0)
-        back_s = await flow.until(flow.books_are_in_step, 60)
+        watch = Watch(flow)
+        burst_s = await watch.storm(BURST_S)
+        after_s = await watch.storm(storm_s)
         resubscribes = _resubscribes(flow.evil.requests[asked:])
         verdict = await flow.verdict()
         silent = await _differing_books(flow)
     apart = [b - a for times in resubscribes.values() for a, b in pairwise(times)]
     closest = min(apart, default=inf)
     return Outcome(
-        all(done.values())
-        and answers > 0
-        and not crossed
+        all(watch.done.values())
+        and watch.answers > 0
+        and not watch.crossed
         and bool(resubscribes)
         and closest >= 4.9
-        and back_s is not None
-        and back_s <= 5.0
+        and burst_s <= BACK_S
+        and after_s <= LONGEST_S
         and verdict.zero,
-        f"{done}: {crossed} of {answers:,} answers crossed and in step; "
+        f"{dict(watch.done)}: {watch.crossed} of {watch.answers:,} answers crossed and in step; "
         f"{sum(map(len, resubscribes.values()))} resubscribes, {closest:.1f} s apart at least; all in step "
-        f"{_seconds(back_s)} after the end; {silent} of {len(PRODUCTS)} books then differ "
-        f"from the exchange's, unseen; {verdict}",
+        f"{burst_s:.1f} s after {BURST_S:.0f} s of it, {after_s:.1f} s after {storm_s:.0f} s; {silent} of "
+        f"{len(PRODUCTS)} books then differ from the exchange's, unseen; {verdict}",
     )
+
+
+class Watch:
+    """Asks for books while their changes are lost, and counts."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self.answers = self.crossed = 0
+        self.done: Counter[str] = Counter()
+
+    async def storm(self, seconds: float) -> float:
+        """Let changes be lost for so long; return the seconds until all books are in step, inf if never."""
+        flow = self._flow
+        await flow.set_faults(drop_updates=0.05, reorder_updates=0.2)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for product in PRODUCTS:
+                book = ((await flow.get(f"/stats/1m/{product}")) or {}).get("book")
+                self.answers += book is not None
+                self.crossed += bool(
+                    book and book["in_step"]
+                    and Decimal(book["highest_bid"]) >= Decimal(book["lowest_ask"])
+                )  # fmt: skip
+            await asyncio.sleep(0.05)
+        for name in ("drop_updates", "reorder_updates"):
+            self.done[name] = flow.faults_done(name)
+        await flow.set_faults(drop_updates=0.0, reorder_updates=0.0)
+        back_s = await flow.until(flow.books_are_in_step, LONGEST_S + 15.0)
+        return inf if back_s is None else back_s
 
 
 def _resubscribes(requests: list[tuple[float, dict[str, Any]]]) -> dict[str, list[float]]:
@@ -86,7 +111,3 @@ async def _differing_books(flow: Flow) -> int:
         ours = [Decimal(product["book"][name] or 0) for name in ("highest_bid", "lowest_ask")]
         differing += product["book"]["state"] == "in step" and best != ours
     return differing
-
-
-def _seconds(value: float | None) -> str:
-    return "never" if value is None else f"{value:.1f} s"
