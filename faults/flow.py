@@ -195,6 +195,15 @@ class Flow:
         async with self.http.post(f"{self.mock.rest_url}/mock/faults", json=changes) as answer:
             assert answer.status == 200, await answer.text()
 
+    @property
+    def connections(self) -> int:
+        """How many WebSockets the exchange has had so far."""
+        return int(str(self.mock.status()["connections_ever"]))
+
+    async def connected(self, before: int) -> float | None:
+        """Wait for one more WebSocket than before; return the seconds, None when there was none."""
+        return await self.until(lambda: self.connections > before)
+
     def faults_done(self, name: str) -> int:
         """Return how often one of the mock exchange's faults has happened."""
         done = self.mock.status()["faults"]

@@ -105,7 +105,7 @@ async def malformed(plan: Plan) -> Outcome:
         verdict = await flow.verdict()
         await flow.until(lambda: len(flow.ledger.letters) >= len(sent), 10)
         letters = flow.ledger.letters_held()
-        connections = flow.wire.accepted
+        connections = flow.connections
     missing, strange = Counter(sent) - letters, letters - Counter(sent)
     odd = next(iter(missing or strange), None)
     return Outcome(
@@ -144,16 +144,16 @@ async def oversized(plan: Plan) -> Outcome:
         for name, attack in attacks.items():
             await asyncio.sleep(2.0)
             plan.say(name)
-            connections = flow.wire.accepted
+            connections = flow.connections
             async with metered(flow.producer) as meter:
                 waiting.append(attack)
                 began_us = now_us()
                 await flow.until(lambda: not waiting)
-                await flow.until(flow.wire.accepts(connections))
+                await flow.connected(connections)
                 await flow.heard(now_us())
                 seconds = (now_us() - began_us) / 1e6
                 await asyncio.sleep(1.0)
-            reconnects = flow.wire.accepted - connections
+            reconnects = flow.connections - connections
             met &= meter.growth <= LARGE_MIB and seconds <= LIVE_S and reconnects == 1
             told.append(
                 f"{name} +{meter.growth:.0f} MiB, {reconnects} reconnects, "

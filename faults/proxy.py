@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from typing import Self
 
 CHUNK = 64 * 1024
@@ -35,7 +34,6 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
-        self.accepted = 0
         self.up_bytes = self.down_bytes = 0
         """Passed to the server, and to the client."""
         self.bytes_per_s: float | None = None
@@ -65,10 +63,6 @@ class Proxy:
         self.refuse()
         if self._placeholder:
             self._placeholder.close()
-
-    def accepts(self, more_than: int) -> Callable[[], bool]:
-        """Return a question: were more connections than this accepted?"""
-        return lambda: self.accepted > more_than
 
     def cut(self) -> None:
         """End every connection with RST; new ones are welcome."""
@@ -101,7 +95,6 @@ class Proxy:
         return min(CHUNK, int(self.bytes_per_s / 10) + 1) if self.bytes_per_s else CHUNK
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         try:
             server_reader, server_writer = await asyncio.open_connection(
                 "127.0.0.1", self.target, limit=CHUNK

@@ -29,9 +29,9 @@ async def cut(plan: Plan) -> Outcome:
         for number in range(cuts):
             await asyncio.sleep(chance.uniform(0.2, 2.0))
             plan.say(f"cut {number + 1} of {cuts}")
-            accepted, since_us = flow.wire.accepted, now_us()
+            before, since_us = flow.connections, now_us()
             flow.wire.cut()
-            if await flow.until(flow.wire.accepts(accepted)) is None:
+            if await flow.connected(before) is None:
                 raise Failed("no new connection after a cut")
             await flow.heard(now_us())
             away.append((now_us() - since_us) / 1e6)
@@ -104,9 +104,9 @@ async def _silence(
         for number in range(times):
             await asyncio.sleep(chance.uniform(1.0, 4.0))
             plan.say(f"silence {number + 1} of {times}")
-            accepted, since_us = flow.wire.accepted, now_us()
+            before, since_us = flow.connections, now_us()
             await stall(flow)
-            seconds = await flow.until(flow.wire.accepts(accepted))
+            seconds = await flow.connected(before)
             noticed.append(inf if seconds is None else (now_us() - since_us) / 1e6)
             await flow.heard(now_us())
             away.append((now_us() - since_us) / 1e6)
