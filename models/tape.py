@@ -33,7 +33,7 @@ from models.window import BY_NAME, WINDOWS, Expired, Window
 
 SMALLEST = WINDOWS[0]
 
-LONG_RUN = 256
+LONG_RUN = 64
 """Trades after which a run is folded at the end of a batch; a shorter one waits for the next batch."""
 
 
