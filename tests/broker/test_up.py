@@ -198,7 +198,7 @@ def test_what_was_recorded_is_replayed_whole(run, kafka, tmp_path):
     until(
         lambda: (
             (got := get(f"http://127.0.0.1:{port}/stats/1d/BTC-USD"))[0] == 200
-            and got[1]["candle"]["trade_count"] == len(trades)
+            and (got[1]["candle"] or {}).get("trade_count") == len(trades)  # its book may come first
         )
     )
 
