@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import ids
 from models.candle import Candle
 from models.decimals import EXACT
 from models.trade import Trade
@@ -36,10 +37,12 @@ def merged(left: Candle, right: Candle) -> Candle:
 
 
 def added(trades: Iterable[Trade]) -> Candle:
+    """Return the candle of trades that come one by one, some of them again."""
     first, *rest = trades
     candle = of([first])
     for another in rest:
-        candle = merged(candle, of([another]))
+        if not ids.holds(candle.ids, another.trade_id):
+            candle = merged(candle, of([another]))
     return candle
 
 
