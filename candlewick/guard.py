@@ -51,7 +51,14 @@ def become(parent: int, argv: Sequence[str]) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     # The parent may have died before the call above; no signal comes for that.
     if os.getppid() == parent:
+        _hear_signals()
         os.execvp(argv[0], list(argv))
+
+
+def _hear_signals() -> None:
+    """Take back what a parent that is about to end has ignored: the command would not even know."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def watch(parent: int, argv: Sequence[str]) -> int:
@@ -60,6 +67,7 @@ def watch(parent: int, argv: Sequence[str]) -> int:
     Returns the command's exit code, 128 + N when signal N ended it.
     """
     # close_fds=False: descriptors handed to the guard (a lock) are for the command.
+    _hear_signals()
     command = subprocess.Popen(list(argv), close_fds=False)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:

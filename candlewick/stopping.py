@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,7 +19,8 @@ def stop_event() -> asyncio.Event:
         # some milliseconds before the process is.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        loop.call_soon_threadsafe(stop.set)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
+            loop.call_soon_threadsafe(stop.set)
 
     for number in SIGNALS:
         signal.signal(number, ask)

@@ -42,7 +42,7 @@ def main(seed: int | None, only: str, quick: bool, jobs: int) -> None:
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     print(f"seed {seed}", flush=True)
     chosen = _choose([name.strip() for name in only.split(",") if name.strip()], quick)
-    began = datetime.now(UTC).isoformat(timespec="seconds")
+    began, since = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="candlewick-faults-"))
     try:
         jars.resolve()
@@ -54,7 +54,7 @@ def main(seed: int | None, only: str, quick: bool, jobs: int) -> None:
         sys.exit("faults: ended before it was done")
     with contextlib.suppress(OSError):  # what is in it is of a bar that was not met
         root.rmdir()
-    found = report.Report(seed, quick, began, results)
+    found = report.Report(seed, quick, began, jobs, round(time.monotonic() - since, 1), results)
     report.keep(found, RESULTS)
     console = Console(width=None if sys.stdout.isatty() else 140)
     report.show(found, console)

@@ -28,7 +28,7 @@ from candlewick.kafka.broker import EmbeddedBroker, free_ports
 from candlewick.mock import Faults, MockExchange, Simulation
 from faults.exchange import Bend, EvilExchange
 from faults.ledger import PRODUCTS, Ledger, Verdict, read_truth
-from faults.process import Process
+from faults.process import Failed, Process
 from faults.proxy import Proxy
 from faults.scenario import Plan
 from faults.truth import Candles, Fills, fold, told
@@ -188,7 +188,7 @@ class Flow:
     async def market_over(self) -> None:
         """Wait until the market has made all its trades."""
         self.plan.say("waiting for the end of the market")
-        await self._until(lambda: len(_books(self._truth)) == len(PRODUCTS), "the market ends", 3600)
+        await self._until(self._is_over, "the market ends", 3600)
 
     async def set_faults(self, **changes: float) -> None:
         """Change what the mock exchange does wrong."""
@@ -286,6 +286,18 @@ class Flow:
                 return None
             self._check()
             await asyncio.sleep(every_s)
+
+    def must_trade(self) -> None:
+        """Make sure that the market is not over: a fault would be done to nothing.
+
+        Raises:
+            Failed: it is.
+        """
+        if self._is_over():
+            raise Failed("the market was over before the faults were")
+
+    def _is_over(self) -> bool:
+        return len(_books(self._truth)) == len(PRODUCTS)
 
     def _check(self) -> None:
         """Raise when something ended that should run: nobody starts it again."""

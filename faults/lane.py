@@ -58,6 +58,8 @@ class Lane:
                 outcome = await self._ask(number, say)
         except TimeoutError:
             outcome = Outcome(False, f"given up after {LIMIT_S:.0f} s")
+        except (OSError, ValueError) as error:
+            outcome = Outcome(False, f"nothing to be heard of it: {error!r}")
         if self._works:
             await self._end()
         return outcome
@@ -104,6 +106,11 @@ def main(root: Path, seed: int, quick: bool) -> None:
     """Do the scenarios that are asked for, until the input ends, or SIGTERM comes."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are killed here, and it would say so
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    tell, sys.stdout = sys.stdout, sys.stderr  # what anybody prints is not for the parent
+
+    def told(what: dict[str, Any]) -> None:
+        print(json.dumps(what), file=tell, flush=True)
+
     known = {scenario.number: scenario for scenario in scenarios()}
     with asyncio.Runner() as runner, contextlib.suppress(asyncio.CancelledError):
         try:
@@ -111,9 +118,9 @@ def main(root: Path, seed: int, quick: bool) -> None:
                 scenario = known[line.strip()]
                 folder = root / scenario.number
                 folder.mkdir()
-                plan = Plan(seed, quick, folder, lambda what: _tell({"says": what}))
+                plan = Plan(seed, quick, folder, lambda what: told({"says": what}))
                 outcome = runner.run(_run(scenario, plan))
-                _tell(dataclasses.asdict(outcome))
+                told(dataclasses.asdict(outcome))
         finally:
             runner.run(rig.end_shared())
 
@@ -126,10 +133,6 @@ async def _run(scenario: Scenario, plan: Plan) -> Outcome:
         return await scenario.run(plan)
     except Exception as error:
         return Outcome(False, f"{type(error).__name__}: {error}")
-
-
-def _tell(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ class Report:
     seed: int
     quick: bool
     began: str
+    jobs: int
+    """Scenarios side by side."""
+    seconds: float
+    """From the start to the end."""
     results: list[Result]
 
     @property
@@ -53,8 +57,9 @@ SHOWN = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]skipped[/]"}
 
 def show(report: Report, console: Console) -> None:
     """Print the table, and where to look for what went wrong."""
-    seconds = sum(result.seconds for result in report.results)
-    caption = f"seed {report.seed}; {seconds:.0f} s in all"
+    caption = f"seed {report.seed}; {report.seconds:.0f} s in all"
+    if report.jobs > 1:
+        caption += f", {report.jobs} side by side"
     if report.skipped:
         caption += f"; {report.skipped} of {len(report.results)} skipped"
     table = Table(caption=caption, expand=True, show_lines=True)

@@ -68,7 +68,7 @@ class Scenario:
 
 
 SCENARIOS: list[Scenario] = []
-NOT_SCENARIOS = {"__main__", "naive"}
+NOT_SCENARIOS = {"__main__", "lane", "naive"}
 """Modules that are programs."""
 
 

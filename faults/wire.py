@@ -24,10 +24,11 @@ async def cut(plan: Plan) -> Outcome:
     """Cut the exchange's connection at random moments."""
     cuts = 5 if plan.quick else 100
     chance = plan.rng("F1")
-    async with Flow(plan, lasts_s=cuts * 3.0) as flow:
+    async with Flow(plan, lasts_s=cuts * 5.0) as flow:
         away = []
         for number in range(cuts):
             await asyncio.sleep(chance.uniform(0.2, 2.0))
+            flow.must_trade()
             plan.say(f"cut {number + 1} of {cuts}")
             before, since_us = flow.connections, now_us()
             flow.wire.cut()
@@ -59,7 +60,9 @@ async def _exact(plan: Plan, faults: Faults, name: str) -> Outcome:
     async with Flow(plan, lasts_s=plan.trades / 1_500, faults=faults) as flow:
         verdict = await flow.verdict()
         done = flow.faults_done(name)
-    return Outcome(verdict.zero and done > 0, f"{done:,} times; {verdict}")
+    return Outcome(
+        verdict.zero and done > getattr(faults, name) / 2 * plan.trades, f"{done:,} times; {verdict}"
+    )
 
 
 @scenario(
