@@ -23,10 +23,9 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench import machine, report, scaling
+from bench import kept, machine, report, scaling
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
-from bench.kept import Start
 from bench.latency import latency
 from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
@@ -122,7 +121,9 @@ def main(
     console = Console()
     names = only or MEASUREMENTS.keys() - ASKED_FOR
     chosen = {name: measure for name, measure in MEASUREMENTS.items() if name in names}
+    path = RESULTS.with_stem("bench-quick") if quick else RESULTS
     try:
+        kept.read(path)  # what cannot be read cannot be added to: say so before, not after an hour
         jars.resolve()
         results = asyncio.run(_measure(chosen, trades, runs, minutes))
     except CandlewickError as error:
@@ -130,7 +131,6 @@ def main(
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("bench: ended before it was done")
     report.show(results, console)
-    path = RESULTS.with_stem("bench-quick") if quick else RESULTS
     less = report.keep(results, path, replace)
     console.print(f"kept in {os.path.relpath(path)}")
     if less:
@@ -146,7 +146,7 @@ async def _measure(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    start = Start(
+    start = kept.Start(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(),
         versions=machine.versions(),

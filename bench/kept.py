@@ -13,6 +13,11 @@ from typing import Any
 import msgspec
 
 from bench.peers.race import Entry, Standing
+from models.errors import CandlewickError
+
+
+class Unreadable(CandlewickError):
+    """There is a file, but what was kept in it cannot be read; writing would lose it."""
 
 
 class Start(msgspec.Struct):
@@ -78,12 +83,18 @@ class Kept(msgspec.Struct):
 
 
 def read(path: Path) -> Kept:
-    """Return what was kept; nothing where there is no such file, or none that can be read."""
+    """Return what was kept; nothing where there is no such file.
+
+    Raises:
+        Unreadable: there is one, but it is not what `write` writes.
+    """
     try:
         raw = path.read_bytes()
         kept = msgspec.json.decode(raw, type=Kept)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except FileNotFoundError:
         return Kept()
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unreadable(f"{path} cannot be read ({error}): move it away, or mend it") from error
     if not kept.starts:
         _know_the_last(kept, raw)
     return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from bench import kept
 from bench.kept import Kept, Measured, Start
@@ -95,3 +96,12 @@ def test_a_file_of_before_is_dated_only_where_its_last_start_measured_it(tmp_pat
         assert read.peers.began == began
         kept.write(read, path)
         assert kept.read(path) == read
+
+
+@pytest.mark.parametrize("text", ['{"figures": [', '{"figures": 3}', "\x00"])
+def test_a_file_that_cannot_be_read_is_not_taken_for_empty(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bench.json"
+    assert kept.read(path) == Kept()
+    path.write_text(text)
+    with pytest.raises(kept.Unreadable, match=r"bench\.json cannot be read .* move it away"):
+        kept.read(path)
