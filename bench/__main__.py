@@ -152,12 +152,16 @@ async def _measure(
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    asked = {}
+    for name in chosen:
+        own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
+        asked[name] = {"trades": trades or own_trades, "runs": runs or own_runs}
     start = kept.Start(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(),
         versions=machine.versions(),
         commit=machine.commit(),
-        options={"trades": trades or TRADES, "runs": runs or RUNS, "minutes": minutes, "only": list(chosen)},
+        options={"minutes": minutes, "asked": asked},
     )
     results = report.Results(start=start, seconds=0.0, outcomes=[])
     began = time.monotonic()
@@ -166,8 +170,7 @@ async def _measure(
             bar = progress.add_task(name, total=1.0, what="")
             own = Path(folder) / name
             own.mkdir()
-            own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
-            plan = Plan(trades or own_trades, runs or own_runs, minutes, own, _teller(progress, bar))
+            plan = Plan(**asked[name], minutes=minutes, folder=own, step=_teller(progress, bar))
             outcome = await outcome_of(name, measure, plan)
             progress.update(
                 bar, completed=None if outcome.failure else 1.0, what="failed" if outcome.failure else "done"

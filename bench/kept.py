@@ -30,6 +30,7 @@ class Start(msgspec.Struct):
     commit: str = ""
     """With a ``+`` where files were changed since; empty where it is not known."""
     options: dict[str, Any] = {}
+    """``minutes`` of a soak; under ``asked``, the trades and runs of each measurement, by its name."""
 
     def differs(self, other: Start | None) -> dict[str, str]:
         """Return the facts, by name, that are not the same as at the other start."""

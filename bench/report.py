@@ -44,9 +44,9 @@ def show(results: Results, console: Console) -> None:
 
 
 def _figures(results: Results) -> Table:
-    table = Table(
-        caption=f"{results.start.options['runs']} runs; {results.seconds:.0f} s in all", expand=True
-    )
+    runs = {len(figure.values) for outcome in results.outcomes for figure in outcome.figures}
+    counts = " or ".join(f"{count}" for count in sorted(runs))
+    table = Table(caption=f"runs of each figure: {counts}; {results.seconds:.0f} s in all", expand=True)
     table.add_column("figure, and what it includes", ratio=1)
     for heading in ("min", "median", "max"):
         table.add_column(heading, justify="right", no_wrap=True)

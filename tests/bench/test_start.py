@@ -6,10 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench import __main__ as program
-from bench import kept
-from bench.figures import Figures, Inexact, Measure, Plan
+from bench import kept, report
+from bench.figures import Figure, Figures, Inexact, Measure, Plan
+
+SPEED = Figure("speed", "trades/s", "", [1.0, 2.0, 3.0])
 
 
 def failing(error: BaseException) -> Measure:
@@ -62,3 +65,21 @@ def test_what_was_measured_before_an_interrupt_is_kept(tmp_path: Path, end: Base
         measure(path, sink=good, codec=failing(end))
     then = kept.read(path)
     assert ([figure.measurement for figure in then.figures], then.failed) == (["sink"], {})
+
+
+def test_a_start_tells_the_trades_and_runs_of_each_measurement(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    measure(path, sink=good, scaling=good, peers=good)
+    start = kept.read(path).start_of("sink")
+    assert start is not None
+    assert start.options["asked"] == {
+        "sink": {"trades": 1_000_000, "runs": 3},
+        "scaling": {"trades": 3_000_000, "runs": 3},
+        "peers": {"trades": 1_200_000, "runs": 5},
+    }
+
+
+def test_the_caption_has_the_runs_of_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [kept.Outcome("soak", [Figure("slope", "MiB/min", "", [0.1])]), kept.Outcome("sink", [SPEED])]
+    report.show(report.Results(kept.Start("", {}, {}), 12.0, outcomes), Console(width=100))
+    assert "runs of each figure: 1 or 3; 12 s in all" in capsys.readouterr().out
