@@ -106,11 +106,11 @@ class Kept(msgspec.Struct):
         """Return that start; None where it is not told."""
         return self.starts.get(self.began(measurement))
 
-    def median(self, measurement: str, name: str) -> float | None:
-        """Return the median of a figure; None where there is none."""
+    def figure(self, measurement: str, name: str) -> Measured | None:
+        """Return a figure; None where there is none."""
         for figure in self.figures:
             if (figure.measurement, figure.name) == (measurement, name):
-                return figure.median
+                return figure
         return None
 
 

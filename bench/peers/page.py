@@ -169,22 +169,23 @@ def _must_reach(kept: Kept) -> str:
     for bar in BARS:
         value = bar.see(kept)
         limit = f"{SIGNS[bar.need.sign]} {number(bar.need.limit)} {bar.unit}"
-        note = bar.note(kept)
-        if value is None and (failure := kept.failed.get(bar.only)):
+        if isinstance(value, str) and (failure := kept.failed.get(bar.only)):
             seen, verdict = "", f"failed: {_cell(failure.why)}"
-        elif value is None:
+        elif isinstance(value, str):
             seen, verdict = "", "not measured"
-            unknown[bar.only] = None
-            if note:
-                partly.append(f"- Not measured in full: {bar.what} ({note}).\n")
+            if value:
+                partly.append(f"- Not measured in full: {bar.what} ({value}).\n")
+            else:
+                unknown[bar.only] = None
         elif bar.need.is_met(value):
             seen, verdict = number(value), "met"
         else:
             seen, verdict = number(value), "**not met**"
+            note = bar.note(kept)
             missed.append(f"- Not met: {bar.what} is {seen}, must be {limit}{note and f' ({note})'}.\n")
         rows += f"| {bar.what} | {limit} | {seen} | {verdict} |\n"
     names = ", ".join(f"`{name}`" for name in unknown)
-    left = f"Without figures so far, or without all of them: {names}.\n" if unknown else ""
+    left = f"Without figures so far: {names}.\n" if unknown else ""
     after = "\n".join(filter(None, ("".join(failed + missed + partly), left)))
     return f"{MUST}{rows}" + (after and f"\n{after}")
 
