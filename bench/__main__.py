@@ -1,7 +1,8 @@
 """``python -m bench``: measure, show, and keep the figures in ``build/bench.json``.
 
 Everything is started here and ends with this process: each measurement has a Kafka of its own,
-on loopback, in a temporary folder. One that fails is said at the end; the others go on.
+on loopback, in a temporary folder. One that fails is said at the end; the others go on. Each is kept as
+soon as it is done, so that what ends the program later costs no more than what it was at.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import msgspec
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench import machine, report, scaling
+from bench import kept, machine, report, scaling
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
-from bench.kept import Start
 from bench.latency import latency
 from bench.market import MOST_TRADES
 from bench.memory import producer_memory, worker_memory
@@ -122,59 +122,86 @@ def main(
     console = Console()
     names = only or MEASUREMENTS.keys() - ASKED_FOR
     chosen = {name: measure for name, measure in MEASUREMENTS.items() if name in names}
+    path = RESULTS.with_stem("bench-quick") if quick else RESULTS
     try:
+        kept.read(path)  # what cannot be read cannot be added to: say so before, not after an hour
         jars.resolve()
-        results = asyncio.run(_measure(chosen, trades, runs, minutes))
+        results = asyncio.run(_measure(chosen, trades, runs, minutes, path, replace))
     except CandlewickError as error:
         sys.exit(f"bench: {error}")
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit("bench: ended before it was done")
+        sys.exit(f"bench: ended before it was done; what was done is kept in {os.path.relpath(path)}")
     report.show(results, console)
-    path = RESULTS.with_stem("bench-quick") if quick else RESULTS
-    less = report.keep(results, path, replace)
     console.print(f"kept in {os.path.relpath(path)}")
-    if less:
+    if results.not_kept:
         console.print(
-            f"[yellow]but not the race:[/] {less}; --replace keeps it nevertheless", highlight=False
+            f"[yellow]but not the race:[/] {results.not_kept}; --replace keeps it nevertheless",
+            highlight=False,
         )
-    sys.exit(bool(results.failures))
+    sys.exit(any(outcome.failure for outcome in results.outcomes))
 
 
 async def _measure(
-    chosen: dict[str, Measure], trades: int | None, runs: int | None, minutes: float
+    chosen: dict[str, Measure],
+    trades: int | None,
+    runs: int | None,
+    minutes: float,
+    path: Path,
+    replace: bool,
 ) -> report.Results:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    start = Start(
+    asked = {}
+    for name in chosen:
+        own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
+        asked[name] = {"trades": trades or own_trades, "runs": runs or own_runs}
+    start = kept.Start(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(),
         versions=machine.versions(),
         commit=machine.commit(),
-        options={"trades": trades or TRADES, "runs": runs or RUNS, "minutes": minutes, "only": list(chosen)},
+        options={"minutes": minutes, "asked": asked},
     )
-    results = report.Results(start=start, seconds=0.0, figures=[], failures={})
+    results = report.Results(start=start, seconds=0.0, outcomes=[])
     began = time.monotonic()
     with _progress() as progress, tempfile.TemporaryDirectory(prefix="candlewick-bench-") as folder:
         for name, measure in chosen.items():
             bar = progress.add_task(name, total=1.0, what="")
-            figures = Figures()
             own = Path(folder) / name
             own.mkdir()
-            own_trades, own_runs = OWN.get(name, (TRADES, RUNS))
-            plan = Plan(trades or own_trades, runs or own_runs, minutes, own, _teller(progress, bar))
-            try:
-                async with asyncio.timeout(LIMIT_S + (minutes * 60 if name == "soak" else 0)):
-                    await measure(plan, figures)
-                progress.update(bar, completed=1.0, what="done")
-            except (CandlewickError, TimeoutError) as error:
-                results.failures[name] = str(error) or f"not done within {LIMIT_S:.0f} s"
-                progress.update(bar, what="failed")
-            results.figures += [(name, figure) for figure in figures.all()]
+            plan = Plan(**asked[name], minutes=minutes, folder=own, step=_teller(progress, bar))
+            outcome = await outcome_of(name, measure, plan)
+            progress.update(
+                bar, completed=None if outcome.failure else 1.0, what="failed" if outcome.failure else "done"
+            )
+            results.outcomes.append(outcome)
+            results.not_kept = report.keep(start, outcome, path, replace) or results.not_kept
     results.seconds = time.monotonic() - began
-    if PEERS.standing:
-        results.peers = msgspec.structs.replace(PEERS.standing, began=start.began)
     return results
+
+
+async def outcome_of(name: str, measure: Measure, plan: Plan) -> kept.Outcome:
+    """Return the figures of one measurement, or why there are none: whatever it is, the others go on."""
+    figures = Figures()
+    limit_s = LIMIT_S + (plan.minutes * 60 if name == "soak" else 0)
+    limit = asyncio.timeout(limit_s)
+    failure = ""
+    try:
+        async with limit:
+            await measure(plan, figures)
+    except Exception as error:
+        if limit.expired():
+            failure = f"not done within {limit_s:,.0f} s"
+        elif isinstance(error, CandlewickError):
+            failure = str(error) or type(error).__name__
+        else:
+            failure = f"{type(error).__name__}: {error}"
+            traceback.print_exception(error)
+    return kept.Outcome(
+        name, [] if failure else figures.all(), " ".join(failure.split()),
+        PEERS.standing if name == "peers" else None,
+    )  # fmt: skip
 
 
 def _teller(progress: Progress, bar: TaskID) -> Callable[[str, float], None]:

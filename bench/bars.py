@@ -10,11 +10,18 @@ from bench import catchup, latency, memory, pure, recovery, scaling, soak
 from bench.figures import Need
 from bench.kept import Kept
 from bench.peers import race
+from bench.peers.race import Standing
 
+LEAST_RUNS = 3
+"""Of a figure: from fewer nothing is judged, the machine is shared."""
+LEAST_RATE = 0.98
+"""The share of the trades asked for that must have come through while latency was looked at."""
 SOAK_MINUTES = 30
 ALL_OF_THEM = 0.9
 """The share of the cores that workers and Kafka use when there is no core left for a second worker."""
 
+Seen = float | str
+"""What was seen; or why it is not said, empty where there is nothing to say it from."""
 
 SPOKEN = {
     "Kafka Streams": "Kafka Streams, one thread",
@@ -32,98 +39,136 @@ class Bar(msgspec.Struct, frozen=True):
     unit: str
     only: str
     """The measurement that tells, as `--only` has it."""
-    see: Callable[[Kept], float | None]
-    """Return the value seen; None where it was not measured."""
+    see: Callable[[Kept], Seen]
     note: Callable[[Kept], str] = lambda _: ""
-    """What more is to be said where it is not met, or not measured."""
+    """What more is to be said where it is not met."""
 
 
-def _times(name: str) -> Callable[[Kept], float | None]:
-    return lambda kept: kept.peers.times(name) if kept.peers else None
+def _over(name: str, times: Callable[[Standing, str], float | None]) -> Callable[[Kept], Seen]:
+    """Return what compares ours with another, where both have all rounds of the race but one."""
 
-
-def _times_a_core(name: str) -> Callable[[Kept], float | None]:
-    return lambda kept: kept.peers.times_a_core(name) if kept.peers else None
-
-
-def _median(measurement: str, name: str) -> Callable[[Kept], float | None]:
-    return lambda kept: kept.median(measurement, name)
-
-
-def _cost(kept: Kept, log: scaling.Log) -> float | None:
-    return kept.median("trade-cost", f"{scaling.name_of(log)}, CPU")
-
-
-def _dearest(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], float | None]:
-    """Return processor time a trade in the dearest of these logs, over that in the cheapest."""
-
-    def see(kept: Kept) -> float | None:
-        costs = [cost for log in logs if (cost := _cost(kept, log)) is not None]
-        return max(costs) / min(costs) if len(costs) == len(logs) else None
+    def see(kept: Kept) -> Seen:
+        other = kept.peers.other(name) if kept.peers else None
+        if kept.peers is None or other is None:
+            return ""
+        for entry in (kept.peers.ours, other):
+            if len(entry.runs) < max(LEAST_RUNS, kept.peers.rounds - 1):
+                return entry.absent or (
+                    f"{entry.title} has {len(entry.runs)} right runs in {kept.peers.rounds} rounds"
+                )
+        return times(kept.peers, name) or ""
 
     return see
 
 
-def _costs(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], str]:
+def _median(measurement: str, name: str, least: int = LEAST_RUNS) -> Callable[[Kept], Seen]:
+    def see(kept: Kept) -> Seen:
+        figure = kept.figure(measurement, name)
+        if figure is None:
+            return ""
+        runs = len(figure.runs)
+        return figure.median if runs >= least else f"{runs} of {least} runs that it takes"
+
+    return see
+
+
+def _costs(logs: tuple[scaling.Log, ...], kept: Kept) -> dict[str, Seen]:
+    """Return the processor time of a trade, by the log's name."""
+    names = [scaling.name_of(log) for log in logs]
+    return {name: _median("trade-cost", f"{name}, CPU")(kept) for name in names}
+
+
+def _dearest(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], Seen]:
+    """Return what compares the dearest of these logs with the cheapest."""
+
+    def see(kept: Kept) -> Seen:
+        costs = [cost for cost in _costs(logs, kept).values() if not isinstance(cost, str)]
+        return max(costs) / min(costs) if len(costs) == len(logs) else _each(logs)(kept)
+
+    return see
+
+
+def _each(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], str]:
     def note(kept: Kept) -> str:
-        told = [
-            f"{scaling.name_of(log)}: {'not measured' if cost is None else f'{cost:.3g} CPU s a million'}"
-            for log in logs
-            for cost in [_cost(kept, log)]
-        ]
-        return "; ".join(told) if any(_cost(kept, log) for log in logs) else ""
+        costs = _costs(logs, kept)
+        told = {
+            name: (cost or "not measured") if isinstance(cost, str) else f"{cost:.3g} CPU s a million"
+            for name, cost in costs.items()
+        }
+        return "; ".join(f"{name}: {cost}" for name, cost in told.items()) if any(costs.values()) else ""
 
     return note
 
 
 def _what_ends_first(kept: Kept) -> str:
     """Say whether cores are what two workers lack."""
-    used = kept.median("scaling", "2 workers, cores")
+    used = kept.figure("scaling", "2 workers, cores")
     if used is None:
         return ""
     start = kept.start_of("scaling")
     cores = start.machine.get("cores", "") if start else ""
     usable = int(cores.split()[0]) if cores[:1].isdigit() else None
-    told = f"the two workers and Kafka use {used:.2f} cores"
+    told = f"the two workers and Kafka use {used.median:.2f} cores"
     if usable is None:
         return told
-    ends = "cores end first" if used >= ALL_OF_THEM * usable else "cores are not what ends first"
+    ends = "cores end first" if used.median >= ALL_OF_THEM * usable else "cores are not what ends first"
     return f"{told} of {usable}: {ends}"
 
 
-def _slope(process: str) -> Callable[[Kept], float | None]:
-    return lambda kept: (
-        kept.median("soak", f"soak, {process}, slope") if _soaked(kept) >= SOAK_MINUTES else None
-    )
+def _latency(rate: int, quantile: str) -> Callable[[Kept], Seen]:
+    """Return what tells of latency at a rate that was kept up."""
+
+    def see(kept: Kept) -> Seen:
+        through = kept.figure("latency", f"rate at {rate:,}/s")
+        if through is None:
+            return ""
+        if through.median < LEAST_RATE * rate:
+            return f"{through.median:,.0f} trades/s came through"
+        return _median("latency", f"wire to /stats at {rate:,}/s, {quantile}")(kept)
+
+    return see
 
 
-def _soaked(kept: Kept) -> float:
-    """Return the minutes of the soak; 0 where they are not told."""
-    start = kept.start_of("soak")
-    return float(start.options.get("minutes", 0)) if start else 0.0
+def _million(kept: Kept) -> Seen:
+    """Return the seconds for a million rows, where the changelog was long enough to tell."""
+    seen = _median("recovery", recovery.MILLION)(kept)
+    if seen == "" and kept.figure("recovery", recovery.LOST):
+        return f"the changelog had fewer than {recovery.LEAST_ROWS:,} rows"
+    return seen
 
 
-def _short(kept: Kept) -> str:
-    soaked = _soaked(kept)
-    return f"the last soak took {soaked:g} minutes" if 0 < soaked < SOAK_MINUTES else ""
+def _slope(process: str) -> Callable[[Kept], Seen]:
+    """Return what tells of a soak that was long enough."""
+
+    def see(kept: Kept) -> Seen:
+        start = kept.start_of("soak")
+        minutes = float(start.options.get("minutes", 0)) if start else 0.0
+        if minutes < SOAK_MINUTES:
+            return f"the last soak took {minutes:g} minutes" if minutes else ""
+        return _median("soak", f"soak, {process}, slope", least=1)(kept)
+
+    return see
 
 
 BARS = (
     *(
-        Bar(f"catch-up, over {SPOKEN.get(name, name)}", Need(">=", limit), "times", "peers", _times(name))
+        Bar(
+            f"catch-up, over {SPOKEN.get(name, name)}",
+            Need(">=", limit), "times", "peers", _over(name, Standing.times),
+        )
         for name, limit in race.NEEDS.items()
     ),
     *(
         Bar(
             f"catch-up for each CPU core used, over {SPOKEN.get(name, name)}",
-            Need(">=", limit), "times", "peers", _times_a_core(name),
+            Need(">=", limit), "times", "peers", _over(name, Standing.times_a_core),
         )
         for name, limit in race.NEEDS_A_CORE.items()
     ),
     *(
         Bar(
             f"processor time of a trade, dearest over cheapest: {what}",
-            scaling.FLAT, "times", "trade-cost", _dearest(logs), _costs(logs),
+            scaling.FLAT, "times", "trade-cost", _dearest(logs), _each(logs),
         )
         for what, logs in (
             ("logs of 100,000 to 10,000,000 trades", scaling.BY_LENGTH),
@@ -137,7 +182,7 @@ BARS = (
     *(
         Bar(
             f"wire to `/stats` at {rate:,} trades/s, {quantile}", need, "ms", "latency",
-            _median("latency", f"wire to /stats at {rate:,}/s, {quantile}"),
+            _latency(rate, quantile),
         )
         for (rate, quantile), need in latency.NEEDS.items()
     ),
@@ -147,12 +192,12 @@ BARS = (
     ),
     Bar(
         "ready after SIGKILL, RocksDB lost, reckoned for 1,000,000 rows of the changelog",
-        recovery.NEED_MILLION, "s", "recovery", _median("recovery", recovery.MILLION),
+        recovery.NEED_MILLION, "s", "recovery", _million,
     ),
     *(
         Bar(
             f"{process}'s memory over {SOAK_MINUTES} minutes, slope",
-            soak.NEED, "MiB/min", "soak", _slope(process), _short,
+            soak.NEED, "MiB/min", "soak", _slope(process),
         )
         for process in ("producer", "worker")
     ),

@@ -95,4 +95,4 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 Measure = Callable[[Plan, Figures], Awaitable[None]]
-"""Measures, and adds what it found; what it has added stays when it fails later."""
+"""Measures, and adds what it found; nothing of it counts when it fails later."""

@@ -12,7 +12,13 @@ from typing import Any
 
 import msgspec
 
+from bench.figures import Figure
 from bench.peers.race import Entry, Standing
+from models.errors import CandlewickError
+
+
+class Unreadable(CandlewickError):
+    """There is a file, but what was kept in it cannot be read; writing would lose it."""
 
 
 class Start(msgspec.Struct):
@@ -24,6 +30,7 @@ class Start(msgspec.Struct):
     commit: str = ""
     """With a ``+`` where files were changed since; empty where it is not known."""
     options: dict[str, Any] = {}
+    """``minutes`` of a soak; under ``asked``, the trades and runs of each measurement, by its name."""
 
     def differs(self, other: Start | None) -> dict[str, str]:
         """Return the facts, by name, that are not the same as at the other start."""
@@ -52,6 +59,31 @@ class Measured(msgspec.Struct):
     """Which start it is of."""
 
 
+class Failure(msgspec.Struct, frozen=True):
+    """Why a measurement has no figures."""
+
+    why: str
+    began: str = ""
+    """Which start it is of."""
+
+
+class Outcome(msgspec.Struct):
+    """What one measurement gave."""
+
+    measurement: str
+    figures: list[Figure] = []
+    failure: str = ""
+    """Why there are no figures."""
+    race: Standing | None = None
+    """Of the race of peers: what it found, even where it was broken off."""
+
+
+class _Before(msgspec.Struct):
+    """What a file of before had besides: why measurements of its last start failed."""
+
+    failures: dict[str, str] = {}
+
+
 class Kept(msgspec.Struct):
     """All of it."""
 
@@ -59,33 +91,47 @@ class Kept(msgspec.Struct):
     """By when they began; only those that something is of."""
     figures: list[Measured] = []
     peers: Standing | None = None
-    failures: dict[str, str] = {}
-    """Why a measurement of the last start gave no figures, by its name."""
+    failed: dict[str, Failure] = {}
+    """By the name of the measurement, until it is made again."""
+
+    def began(self, measurement: str) -> str:
+        """Return which start a measurement's figures, or its failure, are of; empty where it is not told."""
+        if measurement == "peers" and self.peers:
+            return self.peers.began
+        if failure := self.failed.get(measurement):
+            return failure.began
+        return next((figure.began for figure in self.figures if figure.measurement == measurement), "")
 
     def start_of(self, measurement: str) -> Start | None:
-        """Return the start that a measurement's figures are of; None where it is not told."""
-        if measurement == "peers" and self.peers:
-            return self.starts.get(self.peers.began)
-        began = (figure.began for figure in self.figures if figure.measurement == measurement)
-        return self.starts.get(next(began, ""))
+        """Return that start; None where it is not told."""
+        return self.starts.get(self.began(measurement))
 
-    def median(self, measurement: str, name: str) -> float | None:
-        """Return the median of a figure; None where there is none."""
+    def figure(self, measurement: str, name: str) -> Measured | None:
+        """Return a figure; None where there is none."""
         for figure in self.figures:
             if (figure.measurement, figure.name) == (measurement, name):
-                return figure.median
+                return figure
         return None
 
 
 def read(path: Path) -> Kept:
-    """Return what was kept; nothing where there is no such file, or none that can be read."""
+    """Return what was kept; nothing where there is no such file.
+
+    Raises:
+        Unreadable: there is one, but it is not what `write` writes.
+    """
     try:
         raw = path.read_bytes()
         kept = msgspec.json.decode(raw, type=Kept)
-    except (FileNotFoundError, msgspec.DecodeError):
+        failures = msgspec.json.decode(raw, type=_Before).failures
+    except FileNotFoundError:
         return Kept()
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unreadable(f"{path} cannot be read ({error}): move it away, or mend it") from error
     if not kept.starts:
         _know_the_last(kept, raw)
+    kept.failed |= {name: Failure(why) for name, why in failures.items() if name != "peers"}
+    kept.figures = [figure for figure in kept.figures if figure.measurement not in kept.failed]
     return kept
 
 
@@ -100,29 +146,28 @@ def _know_the_last(kept: Kept, raw: bytes) -> None:
         kept.peers.began = last.began
 
 
-def join(
-    before: Kept,
-    start: Start,
-    figures: list[Measured],
-    peers: Standing | None,
-    failures: dict[str, str],
-    replace: bool,
-) -> tuple[Kept, str]:
-    """Put what was measured now in place of what was kept of it; return why a race was not, if so.
+def join(before: Kept, start: Start, outcome: Outcome, replace: bool) -> tuple[Kept, str]:
+    """Put what a measurement gave in place of what was kept of it; return why not, if not.
 
-    A race that is less than the kept one takes its place, and that of its figures, only where
-    ``replace`` says so.
+    One that failed takes the place of the figures that it gave before. Not so the race: one that is
+    less than the kept one takes its place, and that of its figures, only where ``replace`` says so.
     """
-    less = _lacks(peers, before.peers) if peers and before.peers and not replace else ""
-    again = {figure.measurement for figure in figures} | failures.keys()
-    if peers is None or less:
-        figures = [figure for figure in figures if figure.measurement != "peers"]
-        again -= {"peers"}
-        peers = before.peers
-    figures = figures + [figure for figure in before.figures if figure.measurement not in again]
-    named = {figure.began for figure in figures} | ({peers.began} if peers else set())
-    starts = {name: told for name, told in {**before.starts, start.began: start}.items() if name in named}
-    return Kept(starts, figures, peers, failures), less
+    name = outcome.measurement
+    if name == "peers" and before.peers:
+        if outcome.race is None:
+            return before, ""
+        if (less := _lacks(outcome.race, before.peers)) and not replace:
+            return before, less
+    own = [Measured(measurement=name, began=start.began, **figure.as_json()) for figure in outcome.figures]
+    figures = own + [figure for figure in before.figures if figure.measurement != name]
+    failed = {other: failure for other, failure in before.failed.items() if other != name}
+    if outcome.failure:
+        failed[name] = Failure(outcome.failure, start.began)
+    peers = msgspec.structs.replace(outcome.race, began=start.began) if outcome.race else before.peers
+    named = {figure.began for figure in figures} | {failure.began for failure in failed.values()}
+    named |= {peers.began} if peers else set()
+    starts = {began: told for began, told in {**before.starts, start.began: start}.items() if began in named}
+    return Kept(starts, figures, peers, failed), ""
 
 
 def _lacks(new: Standing, kept: Standing) -> str:

@@ -26,6 +26,8 @@ from models.window import WINDOWS
 
 PRODUCTS = 800
 MOST_ROWS = 200_000
+LEAST_ROWS = 100_000
+"""In the changelog: from fewer a million are not reckoned, they would be mostly the start's noise."""
 BATCH_RECORDS = 1_000
 FOLDED_WITHIN_S = 600.0
 """Here each trade is a candle of its own, and closes another: folding takes ten times as long."""
@@ -76,11 +78,17 @@ async def recovery(plan: Plan, figures: Figures) -> None:
                 if keep:
                     start_s = seconds
                     continue
-                figures.add(
-                    MILLION, "s", start_s + max(0.0, seconds - start_s) / records * 1e6,
-                    f"reckoned from {records:,}: what it takes with RocksDB kept, and the rest by the row",
-                    NEED_MILLION,
-                )  # fmt: skip
+                if (million := reckoned(start_s, seconds, records)) is not None:
+                    figures.add(
+                        MILLION, "s", million,
+                        f"reckoned from {records:,}: what it takes with RocksDB kept, the rest by the row",
+                        NEED_MILLION,
+                    )  # fmt: skip
+
+
+def reckoned(kept_s: float, lost_s: float, rows: int) -> float | None:
+    """Return the seconds for a million rows of the changelog; None where it has too few to tell."""
+    return kept_s + max(0.0, lost_s - kept_s) / rows * 1e6 if rows >= LEAST_ROWS else None
 
 
 def _one_a_minute(names: Sequence[str], count: int, start_us: int) -> Iterator[Trade]:

@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import kept
-from bench.figures import Figure
 from bench.peers import page
 from bench.peers.race import Standing
 
@@ -22,11 +21,9 @@ class Results(msgspec.Struct):
 
     start: kept.Start
     seconds: float
-    figures: list[tuple[str, Figure]]
-    """By the measurement's name."""
-    failures: dict[str, str]
-    """Why a measurement gave no figures, by its name."""
-    peers: Standing | None = None
+    outcomes: list[kept.Outcome]
+    not_kept: str = ""
+    """Why the race is not, if so."""
 
 
 def show(results: Results, console: Console) -> None:
@@ -35,35 +32,34 @@ def show(results: Results, console: Console) -> None:
     for name, value in results.start.facts().items():
         facts.add_row(name, value)
     console.print(facts)
-    if results.figures:
+    if any(outcome.figures for outcome in results.outcomes):
         console.print(_figures(results))
-    if results.peers:
-        console.print(_peers(results.peers))
-        for line in _not_counted(results.peers):
+    for race in (outcome.race for outcome in results.outcomes if outcome.race):
+        console.print(_peers(race))
+        for line in _not_counted(race):
             console.print(line, highlight=False)
-    for name, reason in results.failures.items():
-        console.print(f"[red]{name} failed:[/] {reason}", highlight=False)
+    for outcome in results.outcomes:
+        if outcome.failure:
+            console.print(f"[red]{outcome.measurement} failed:[/] {escape(outcome.failure)}", highlight=False)
 
 
 def _figures(results: Results) -> Table:
-    table = Table(
-        caption=f"{results.start.options['runs']} runs; {results.seconds:.0f} s in all", expand=True
-    )
+    runs = {len(figure.values) for outcome in results.outcomes for figure in outcome.figures}
+    counts = " or ".join(f"{count}" for count in sorted(runs))
+    table = Table(caption=f"runs of each figure: {counts}; {results.seconds:.0f} s in all", expand=True)
     table.add_column("figure, and what it includes", ratio=1)
     for heading in ("min", "median", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("median needs", no_wrap=True)
-    group = ""
-    for name, figure in results.figures:
-        if group and name != group:
-            table.add_section()
-        group = name
-        need = figure.need
-        table.add_row(
-            f"[bold]{figure.name}[/], {figure.unit}\n[dim]{figure.includes}[/]",
-            page.number(min(figure.values)), page.number(figure.median), page.number(max(figure.values)),
-            f"{need.sign} {page.number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
-        )  # fmt: skip
+    for outcome in results.outcomes:
+        table.add_section()
+        for figure in outcome.figures:
+            need = figure.need
+            table.add_row(
+                f"[bold]{figure.name}[/], {figure.unit}\n[dim]{figure.includes}[/]",
+                page.number(min(figure.values)), page.number(figure.median), page.number(max(figure.values)),
+                f"{need.sign} {page.number(need.limit)}\n{VERDICT[figure.is_met]}" if need else "",
+            )  # fmt: skip
     return table
 
 
@@ -111,12 +107,8 @@ def _not_counted(standing: Standing) -> list[str]:
     ]
 
 
-def keep(results: Results, path: Path, replace: bool) -> str:
-    """Write the results beside what was not measured now; return why a race was not written, if so."""
-    figures = [
-        kept.Measured(measurement=name, began=results.start.began, **figure.as_json())
-        for name, figure in results.figures
-    ]
-    whole, less = kept.join(kept.read(path), results.start, figures, results.peers, results.failures, replace)
+def keep(start: kept.Start, outcome: kept.Outcome, path: Path, replace: bool) -> str:
+    """Write an outcome beside what was kept; return why a race was not written, if so."""
+    whole, less = kept.join(kept.read(path), start, outcome, replace)
     kept.write(whole, path)
     return less

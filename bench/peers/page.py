@@ -157,29 +157,36 @@ def markdown(kept: Kept, standing: Standing) -> str:
 
 
 def _must_reach(kept: Kept) -> str:
-    """Return the table of all that must be reached, then a line for each that is not."""
+    """Return the table of all that must be reached, then a line for each that is not, or not known."""
     rows = ""
+    failed = [
+        f"- Failed: `{name}`, {_cell(failure.why)}. {_source(kept, name)}\n"
+        for name, failure in kept.failed.items()
+    ]
     missed: list[str] = []
     partly: list[str] = []
     unknown: dict[str, None] = {}
     for bar in BARS:
         value = bar.see(kept)
         limit = f"{SIGNS[bar.need.sign]} {number(bar.need.limit)} {bar.unit}"
-        note = bar.note(kept)
-        if value is None:
+        if isinstance(value, str) and (failure := kept.failed.get(bar.only)):
+            seen, verdict = "", f"failed: {_cell(failure.why)}"
+        elif isinstance(value, str):
             seen, verdict = "", "not measured"
-            unknown[bar.only] = None
-            if note:
-                partly.append(f"- Not measured in full: {bar.what} ({note}).\n")
+            if value:
+                partly.append(f"- Not measured in full: {bar.what} ({value}).\n")
+            else:
+                unknown[bar.only] = None
         elif bar.need.is_met(value):
             seen, verdict = number(value), "met"
         else:
             seen, verdict = number(value), "**not met**"
+            note = bar.note(kept)
             missed.append(f"- Not met: {bar.what} is {seen}, must be {limit}{note and f' ({note})'}.\n")
         rows += f"| {bar.what} | {limit} | {seen} | {verdict} |\n"
     names = ", ".join(f"`{name}`" for name in unknown)
-    left = f"Without figures so far, or without all of them: {names}.\n" if unknown else ""
-    after = "\n".join(filter(None, ("".join(missed + partly), left)))
+    left = f"Without figures so far: {names}.\n" if unknown else ""
+    after = "\n".join(filter(None, ("".join(failed + missed + partly), left)))
     return f"{MUST}{rows}" + (after and f"\n{after}")
 
 
@@ -203,8 +210,7 @@ def _source(kept: Kept, name: str) -> str:
     """Say when and of which commit a measurement is, and what was not as in the race (see Machine)."""
     start, race = kept.start_of(name), kept.start_of("peers")
     if start is None:
-        began = next((figure.began for figure in kept.figures if figure.measurement == name), "")
-        return f"Measured {_minute(began)}; machine and commit were not kept."
+        return f"Measured {_minute(kept.began(name))}; machine and commit were not kept."
     commit = f"commit {start.commit}" if start.commit else "its commit was not kept"
     differs = start.differs(race) if name != "peers" else {}
     others = "".join(f"; {what} {value}" for what, value in differs.items() if what != "commit")
@@ -245,6 +251,11 @@ def _spoken(windows: tuple[str, ...]) -> str:
     return f"{', '.join(windows[:-1])} and {windows[-1]}" if len(windows) > 1 else f"{windows[0]} alone"
 
 
+def _cell(text: str) -> str:
+    """Return text that breaks no table."""
+    return escape(text.replace("|", "/"), quote=False)
+
+
 def _row(entry: Entry) -> str:
     wrong = f"; {len(entry.wrong)} wrong" if entry.wrong else ""
     if not entry.runs:
@@ -253,7 +264,7 @@ def _row(entry: Entry) -> str:
             if entry.absent
             else f"wrong: {entry.wrong[-1] if entry.wrong else ''}"
         )
-        return f"| {entry.title} | {why.replace('|', '/')} | | | | | | | {entry.trades:,} |\n"
+        return f"| {entry.title} | {_cell(why)} | | | | | | | {entry.trades:,} |\n"
     cells = (
         entry.title,
         f"**{entry.middle('trades_s'):,.0f}**",

@@ -146,17 +146,20 @@ class Standing(msgspec.Struct):
 
     def times(self, name: str) -> float | None:
         """Return the speed of ours over another's, with all windows; None where there is none."""
-        other = self._other(name)
-        return self.ours.middle("trades_s") / other.middle("trades_s") if other else None
+        return self._over(name, lambda entry: entry.middle("trades_s"))
 
     def times_a_core(self, name: str) -> float | None:
         """Return the same, of a core that each used."""
-        other = self._other(name)
-        return self.ours.a_core() / other.a_core() if other else None
+        return self._over(name, Entry.a_core)
 
-    def _other(self, name: str) -> Entry | None:
+    def _over(self, name: str, speed: Callable[[Entry], float]) -> float | None:
+        other = self.other(name)
+        return speed(self.ours) / speed(other) if other and other.runs and self.ours.runs else None
+
+    def other(self, name: str) -> Entry | None:
+        """Return another system, with the windows of ours; None where there is none."""
         for entry in self.entries:
-            if entry.name == name and entry.windows == self.ours.windows and entry.runs and self.ours.runs:
+            if entry.name == name and entry.windows == self.ours.windows:
                 return entry
         return None
 
