@@ -59,7 +59,6 @@ async def recovery(plan: Plan, figures: Figures) -> None:
             changelog = topics.changelog(worker.settings.app_id, topics.CANDLES)
             records = await _until_still(broker.bootstrap, changelog, settings.partitions)
             steps = [(run, keep) for run in range(plan.runs) for keep in (True, False)]
-            start_s = 0.0
             for done, (run, keep) in enumerate(steps):
                 name = KEPT if keep else LOST
                 plan.step(f"{name}, run {run + 1}", 0.4 + 0.6 * done / len(steps))
@@ -75,20 +74,21 @@ async def recovery(plan: Plan, figures: Figures) -> None:
                     f"minute, {records:,} records in their changelog; every candle then compared with the log"
                 )
                 figures.add(name, "s", seconds, what, NEED_KEPT if keep else None)
-                if keep:
-                    start_s = seconds
-                    continue
-                if (million := reckoned(start_s, seconds, records)) is not None:
+                if not keep and (million := reckoned(seconds, records)) is not None:
                     figures.add(
                         MILLION, "s", million,
-                        f"reckoned from {records:,}: what it takes with RocksDB kept, the rest by the row",
+                        f"at most: reckoned from {records:,} as if the start grew with the rows as well",
                         NEED_MILLION,
                     )  # fmt: skip
 
 
-def reckoned(kept_s: float, lost_s: float, rows: int) -> float | None:
-    """Return the seconds for a million rows of the changelog; None where it has too few to tell."""
-    return kept_s + max(0.0, lost_s - kept_s) / rows * 1e6 if rows >= LEAST_ROWS else None
+def reckoned(lost_s: float, rows: int) -> float | None:
+    """Return the seconds at most for a million rows of the changelog; None where it has too few to tell.
+
+    To take off what a start takes without them would tell of less: both wait for beats of the group, and
+    differ by less than these.
+    """
+    return lost_s / rows * 1e6 if rows >= LEAST_ROWS else None
 
 
 def _one_a_minute(names: Sequence[str], count: int, start_us: int) -> Iterator[Trade]:

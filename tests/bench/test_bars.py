@@ -55,8 +55,8 @@ def test_latency_is_judged_only_at_the_rate_that_was_asked_for() -> None:
 
 
 def test_a_million_rows_are_not_reckoned_from_a_short_changelog() -> None:
-    assert recovery.reckoned(2.0, 4.0, 99_999) is None
-    assert recovery.reckoned(2.0, 4.0, 100_000) == 22.0
+    assert recovery.reckoned(4.0, 99_999) is None
+    assert recovery.reckoned(4.0, 100_000) == 40.0
     lost = figure("recovery", recovery.LOST, 4.0, 4.0, 4.0)
     assert seen("reckoned for 1,000,000") == ""
     assert seen("reckoned for 1,000,000", lost) == "the changelog had fewer than 100,000 rows"
