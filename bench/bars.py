@@ -102,17 +102,20 @@ def _each(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], str]:
 
 def _what_ends_first(kept: Kept) -> str:
     """Say whether cores are what two workers lack."""
-    used = kept.figure("scaling", "2 workers, cores")
-    if used is None:
+    used = [kept.figure("scaling", f"{name}, cores") for name in ("1 worker", "2 workers")]
+    one, two = used
+    if one is None or two is None:
         return ""
     start = kept.start_of("scaling")
     cores = start.machine.get("cores", "") if start else ""
     usable = int(cores.split()[0]) if cores[:1].isdigit() else None
-    told = f"the two workers and Kafka use {used.median:.2f} cores"
+    told = f"one worker and its share of Kafka use {one.median:.2f} cores, two {two.median:.2f}"
     if usable is None:
         return told
-    ends = "cores end first" if used.median >= ALL_OF_THEM * usable else "cores are not what ends first"
-    return f"{told} of {usable}: {ends}"
+    most = usable / one.median
+    if most >= scaling.NEED.limit and two.median < ALL_OF_THEM * usable:
+        return f"{told} of {usable}: cores are not what ends first"
+    return f"{told} of {usable}: cores end first, at {most:.2f} times even if not a moment is lost"
 
 
 def _latency(rate: int, quantile: str) -> Callable[[Kept], Seen]:

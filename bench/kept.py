@@ -78,12 +78,6 @@ class Outcome(msgspec.Struct):
     """Of the race of peers: what it found, even where it was broken off."""
 
 
-class _Before(msgspec.Struct):
-    """What a file of before had besides: why measurements of its last start failed."""
-
-    failures: dict[str, str] = {}
-
-
 class Kept(msgspec.Struct):
     """All of it."""
 
@@ -121,29 +115,11 @@ def read(path: Path) -> Kept:
         Unreadable: there is one, but it is not what `write` writes.
     """
     try:
-        raw = path.read_bytes()
-        kept = msgspec.json.decode(raw, type=Kept)
-        failures = msgspec.json.decode(raw, type=_Before).failures
+        return msgspec.json.decode(path.read_bytes(), type=Kept)
     except FileNotFoundError:
         return Kept()
     except (OSError, msgspec.DecodeError) as error:
         raise Unreadable(f"{path} cannot be read ({error}): move it away, or mend it") from error
-    if not kept.starts:
-        _know_the_last(kept, raw)
-    kept.failed |= {name: Failure(why) for name, why in failures.items() if name != "peers"}
-    kept.figures = [figure for figure in kept.figures if figure.measurement not in kept.failed]
-    return kept
-
-
-def _know_the_last(kept: Kept, raw: bytes) -> None:
-    """Read a file of before, which described its last start alone: no other is known."""
-    try:
-        last = msgspec.json.decode(raw, type=Start)
-    except msgspec.DecodeError:
-        return
-    kept.starts[last.began] = last
-    if kept.peers and "peers" in last.options.get("only", ()):
-        kept.peers.began = last.began
 
 
 def join(before: Kept, start: Start, outcome: Outcome, replace: bool) -> tuple[Kept, str]:

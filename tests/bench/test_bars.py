@@ -100,3 +100,24 @@ def test_the_reason_stands_below_the_table() -> None:
         "- Not measured in full: catch-up, over Faust as its guide does it (Faust 1 has 3 right runs in 5 rounds).\n"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "says"),
+    [
+        (1.19, 1.68, "of 2: cores end first, at 1.68 times even if not a moment is lost"),
+        (1.05, 1.95, "of 2: cores end first, at 1.90 times even if not a moment is lost"),
+        (1.05, 1.50, "of 2: cores are not what ends first"),
+    ],
+)
+def test_what_two_workers_lack_is_said_from_the_cores_that_they_use(
+    one: float, two: float, says: str
+) -> None:
+    (bar,) = (bar for bar in BARS if bar.what == "catch-up, two workers over one")
+    figures = [
+        figure("scaling", f"{name}, cores", cores, cores, cores)
+        for name, cores in (("1 worker", one), ("2 workers", two))
+    ]
+    start = Start(BEGAN, {"cores": "2 usable of 2"}, {})
+    assert bar.note(Kept({BEGAN: start}, figures)).endswith(says)
+    assert bar.note(Kept({BEGAN: start}, figures[1:])) == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from bench import kept
@@ -93,26 +92,10 @@ def test_a_measurement_that_failed_is_said_to_have_failed_until_it_is_made_again
     assert list(again.failed) == ["soak"]
 
 
-def test_a_file_of_before_is_dated_only_where_its_last_start_measured_it(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    for only, began in (["peers"], LATE), (["soak"], ""):
-        peers = {**msgspec.to_builtins(WHOLE), "began": ""}
-        old = {
-            "began": LATE,
-            "machine": {},
-            "versions": {},
-            "options": {"only": only},
-            "figures": [msgspec.to_builtins(figure("soak", "soak, worker, slope", "", 0.1))],
-            "failures": {"soak": "too slow"},
-            "peers": peers,
-        }
-        path.write_bytes(msgspec.json.encode(old))
-        read = kept.read(path)
-        assert read.peers is not None
-        assert read.peers.began == began
-        assert (read.figures, read.failed) == ([], {"soak": Failure("too slow")})
-        kept.write(read, path)
-        assert kept.read(path) == read
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    joined, _ = after(Outcome("recovery", failure="too slow"))
+    kept.write(joined, tmp_path / "bench.json")
+    assert kept.read(tmp_path / "bench.json") == joined
 
 
 @pytest.mark.parametrize("text", ['{"figures": [', '{"figures": 3}', "\x00"])
