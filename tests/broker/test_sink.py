@@ -119,7 +119,7 @@ async def until(condition):
 
 async def test_partitions_share_a_request(broker, marks, monkeypatch):
     batches, requests = [], []
-    async with Sink(broker.bootstrap) as sink:
+    async with Sink(broker.bootstrap, linger_s=0.05) as sink:  # long beside what a busy machine takes
         send_batch, send = sink.producer.send_batch, sink.producer.client.send
 
         async def count_batch(*args, **options):
