@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from models.errors import CandlewickError
 from producers.topic import ensure_topics
 
 AUTODISCOVER = ("agents.candles", "agents.books", "candlewick.web.views")
+LONGEST_INSTANCE_ID = 249
+"""Kafka's limit."""
 
 
 class Application(faust.App):
@@ -82,7 +85,7 @@ def build(settings: config.Settings) -> Application:
         broker_request_timeout=max(60, settings.session_s * 1.5),  # a join may take a session
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 << 20,
-        consumer_group_instance_id=settings.worker_id or None,
+        consumer_group_instance_id=_instance_id(settings),
         producer_linger=0.002,
         producer_max_batch_size=4 << 20,
         producer_max_request_size=topics.LARGEST_RECORD,
@@ -96,6 +99,20 @@ def build(settings: config.Settings) -> Application:
         # Faust would otherwise read F_* and APP_* variables of whoever started it.
         debug=False,
     )
+
+
+def _instance_id(settings: config.Settings) -> str | None:
+    """Return the name under which Kafka gives a worker its former assignment back; None: it never does.
+
+    An assignment has the worker's address in it. Faust stops taking part in its group, without a word, when
+    it is given that of another address (assignor/partition_assignor.py:144): a worker that moves is another.
+    """
+    if not settings.worker_id:
+        return None
+    host = settings.advertised_host or settings.host
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{settings.worker_id}-{settings.port}-{host}")[
+        :LONGEST_INSTANCE_ID
+    ]
 
 
 try:

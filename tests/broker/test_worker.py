@@ -317,3 +317,13 @@ def test_what_a_replaced_worker_writes_late_is_written_over(run, kafka, tmp_path
     worker.command = worker.start()
     until(lambda: worker.has(symbol, 201))
     until(written_over)
+
+
+def test_a_worker_that_comes_back_at_another_address_is_ready(run, kafka, tmp_path):
+    asyncio.run(send(kafka, trades("MOV-USD", 1, 100)))
+    worker = Worker(run, kafka, tmp_path / "moved", "moving")
+    until(lambda: worker.has("MOV-USD", 100))
+    worker.command.end(signal.SIGTERM)
+    moved = Worker(run, kafka, tmp_path / "moved", "moving")
+    assert moved.port != worker.port
+    until(lambda: moved.has("MOV-USD", 100))
