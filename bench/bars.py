@@ -17,9 +17,10 @@ LEAST_RUNS = 3
 LEAST_RATE = 0.98
 """The share of the trades asked for that must have come through while latency was looked at."""
 SOAK_MINUTES = 30
-QUIET = "of these products each has 21 trades a minute: as often a candle closes, is written and is told"
 ALL_OF_THEM = 0.9
 """The share of the cores that workers and Kafka use when there is no core left for a second worker."""
+QUIET = "each of these products has 21 trades a minute: for every 21 a candle closes, is written and is told"
+"""Why many quiet products cost more."""
 
 Seen = float | str
 """What was seen; or why it is not said, empty where there is nothing to say it from."""
@@ -102,9 +103,8 @@ def _each(logs: tuple[scaling.Log, ...]) -> Callable[[Kept], str]:
 
 
 def _what_ends_first(kept: Kept) -> str:
-    """Say whether cores are what two workers lack."""
-    used = [kept.figure("scaling", f"{name}, cores") for name in ("1 worker", "2 workers")]
-    one, two = used
+    """Say how much of the cores two workers use, and how often one worker fits into them."""
+    one, two = (kept.figure("scaling", f"{name}, cores") for name in ("1 worker", "2 workers"))
     if one is None or two is None:
         return ""
     start = kept.start_of("scaling")
@@ -113,10 +113,10 @@ def _what_ends_first(kept: Kept) -> str:
     told = f"one worker and its share of Kafka use {one.median:.2f} cores, two {two.median:.2f}"
     if usable is None:
         return told
-    most = usable / one.median
-    if most >= scaling.NEED.limit and two.median < ALL_OF_THEM * usable:
-        return f"{told} of {usable}: cores are not what ends first"
-    return f"{told} of {usable}: cores end first, at {most:.2f} times even if not a moment is lost"
+    told += f" of {usable}, which hold {usable / one.median:.2f} times one"
+    if two.median >= ALL_OF_THEM * usable:
+        return f"{told}: cores end first"
+    return f"{told}; {usable - two.median:.2f} cores were left"
 
 
 def _latency(rate: int, quantile: str) -> Callable[[Kept], Seen]:

@@ -105,9 +105,8 @@ def test_the_reason_stands_below_the_table() -> None:
 @pytest.mark.parametrize(
     ("one", "two", "says"),
     [
-        (1.19, 1.68, "of 2: cores end first, at 1.68 times even if not a moment is lost"),
-        (1.05, 1.95, "of 2: cores end first, at 1.90 times even if not a moment is lost"),
-        (1.05, 1.50, "of 2: cores are not what ends first"),
+        (1.19, 1.68, "two 1.68 of 2, which hold 1.68 times one; 0.32 cores were left"),
+        (1.05, 1.95, "two 1.95 of 2, which hold 1.90 times one: cores end first"),
     ],
 )
 def test_what_two_workers_lack_is_said_from_the_cores_that_they_use(
