@@ -13,6 +13,7 @@ from candlewick.app import app
 from candlewick.transport import Record, RecordBatch
 from models.dead_letter import dead_letter_json
 from models.errors import RecordError
+from models.shown import BookMessage, CandleMessage
 from models.times import rfc3339
 from models.window import Expired
 from tables.rows import PartitionRows, RowTable, SymbolRows, state_key
@@ -31,6 +32,9 @@ class Fold(Protocol):
 
 
 Tape = TypeVar("Tape", bound=Fold)
+
+rejected: list[Callable[[str], None]] = []
+"""Told of the topic of each record that goes to the dead letters."""
 
 
 class Folding(Generic[Tape]):
@@ -59,6 +63,12 @@ class Folding(Generic[Tape]):
         self.tapes: dict[tuple[int, str], Tape] = {}
         """By (partition, symbol key), since the assignment."""
         self._settles: dict[tuple[int, str], Callable[[], None]] = {}
+        self.folded: list[Callable[[int, str, list[tuple[int, Any]]], None]] = []
+        """Told of each symbol's records after they were folded: partition, symbol key, records."""
+        self.told: list[Callable[[int, str, Any], None]] = []
+        """Told of each change that a fold returns: partition, symbol key, change."""
+        self.forgotten: list[Callable[[], None]] = []
+        """Told that an assignment has ended."""
         self.start_of = start_of
         app.checkpoint.sources[source] = self
 
@@ -66,6 +76,8 @@ class Folding(Generic[Tape]):
         """End an assignment."""
         self.tapes.clear()
         self._settles.clear()
+        for tell in self.forgotten:
+            tell()
 
     def newest(self, partition: int) -> int:
         """Return the last offset of a partition that the kept rows include, or -1."""
@@ -99,7 +111,11 @@ class Folding(Generic[Tape]):
             tape = self.tapes.get(place) or self._take_up(rows, symbol_key)
             for change in tape.fold(records):
                 self._tell(rows, symbol_key, change)
+                for tell in self.told:
+                    tell(partition, symbol_key, change)
             rows.unsettled[symbol_key] = self._settles[place]
+            for note in self.folded:
+                note(partition, symbol_key, records)
         app.checkpoint.folded(batch.tp, batch.records[-1][0] + 1)
 
     def _take_up(self, rows: PartitionRows[Any, Any], symbol_key: str) -> Tape:
@@ -116,20 +132,21 @@ class Folding(Generic[Tape]):
         return tape
 
 
-def send_window(
-    topic: str, symbol_key: str, window: str, start_us: int, value: dict[str, object] | None
-) -> None:
-    """Send what is to be known of a symbol's window; None where it is not kept any more."""
-    exchange, symbol = symbol_key.split(":", 1)
-    key = f"{symbol_key}:{window}:{rfc3339(start_us)}"
-    body = None if value is None else msgspec.json.encode({"exchange": exchange, "symbol": symbol, **value})
-    app.checkpoint.send(topic, key.encode(), body)
+def send_window(topic: str, symbol_key: str, message: CandleMessage | BookMessage) -> None:
+    """Send what is to be known of a symbol's window."""
+    app.checkpoint.send(
+        topic, _window_key(symbol_key, message.window, message.start), msgspec.json.encode(message)
+    )
 
 
 def expire(topic: str, rows: PartitionRows[Any, Any], symbol_key: str, expired: Expired) -> None:
     """Delete rows that are not kept any more, and say so in the topic that told of them."""
     for start_us in rows.expire(symbol_key, expired):
-        send_window(topic, symbol_key, expired.window.name, start_us, None)
+        app.checkpoint.send(topic, _window_key(symbol_key, expired.window.name, rfc3339(start_us)), None)
+
+
+def _window_key(symbol_key: str, window: str, start: str) -> bytes:
+    return f"{symbol_key}:{window}:{start}".encode()
 
 
 def by_symbol(batch: RecordBatch, read: Callable[[bytes | None], Any]) -> dict[str, list[tuple[int, Any]]]:
@@ -165,3 +182,5 @@ def dead_letter(batch: RecordBatch, record: Record, reason: str) -> None:
     source = f"{batch.tp.topic}[{batch.tp.partition}]@{offset}"
     letter = dead_letter_json(value or b"", source, reason, timestamp_ms * 1000)
     app.checkpoint.send(topics.DEAD_LETTERS, source.encode(), letter)
+    for tell in rejected:
+        tell(batch.tp.topic)

@@ -9,6 +9,7 @@ from candlewick import topics
 from candlewick.app import app, settings
 from models.book import read_book
 from models.book_stats import BookChange, BookState, BookStatsRow, BookTape
+from models.shown import BookMessage
 from models.window import Expired
 from tables import book_stats
 from tables.rows import PartitionRows, SymbolRows
@@ -30,7 +31,8 @@ def tell(rows: PartitionRows[BookState, BookStatsRow], symbol_key: str, change: 
     if isinstance(change, Expired):
         expire(topics.BOOK_STATS, rows, symbol_key, change)
     else:
-        send_window(topics.BOOK_STATS, symbol_key, change.window.name, change.start_us, change.value)
+        message = BookMessage.of(symbol_key, change.window, change.start_us, book=change.book)
+        send_window(topics.BOOK_STATS, symbol_key, message)
 
 
 def start_of(partition: int, committed: int) -> int:

@@ -9,6 +9,7 @@ import msgspec
 from agents.batch import Folding, expire, send_window
 from candlewick import topics
 from candlewick.app import app, settings
+from models.shown import CandleMessage
 from models.tape import CandleChange, CandleRow, Change, GapChange, Tape, TapeState
 from models.trade import read_trade
 from tables import candles
@@ -28,7 +29,8 @@ def begin(state: TapeState | None, rows: SymbolRows[CandleRow]) -> Tape:
 def tell(rows: PartitionRows[TapeState, CandleRow], symbol_key: str, change: Change) -> None:
     """Send candles that closed or were amended to their topic, gaps to theirs; let old rows go."""
     if isinstance(change, CandleChange):
-        send_window(topics.CANDLES, symbol_key, change.window.name, change.start_us, change.value)
+        message = CandleMessage.of(symbol_key, change.window, change.start_us, candle=change.candle)
+        send_window(topics.CANDLES, symbol_key, message)
     elif isinstance(change, GapChange):
         gap = change.describe(*symbol_key.split(":", 1))
         app.checkpoint.send(topics.GAPS, gap.key.encode(), msgspec.json.encode(gap))

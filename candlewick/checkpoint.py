@@ -15,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -238,7 +238,7 @@ class Checkpoint:
         found = False
         for table in self.tables:
             for tp, (first, end) in table.foreign().items():
-                keys = await keys_between(self._app.bootstrap, tp, first, end)
+                keys = await keys_between(self._app.bootstrap, tp, first, end, self._app.security)
                 self._app.log.warning(
                     "another worker wrote to %s-%s, offsets %s to %s; writing its %s rows again",
                     tp.topic, tp.partition, first, end - 1, len(keys),
@@ -277,11 +277,15 @@ class Checkpoint:
         return [(part, (await future).offset) for part, future in parts]
 
 
-async def keys_between(bootstrap: str, tp: TP, first: int, end: int) -> set[bytes]:
+async def keys_between(
+    bootstrap: str, tp: TP, first: int, end: int, security: Mapping[str, Any]
+) -> set[bytes]:
     """Return the keys of a partition's records from offset ``first`` to before ``end``."""
     keys = set()
     place = TopicPartition(*tp)
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, **security
+    ) as consumer:
         consumer.assign([place])
         consumer.seek(place, first)
         while await consumer.position(place) < end:

@@ -21,7 +21,7 @@ import msgspec
 
 from models.book import BookDelta, BookKeyframe, BookLost, BookRecord, OrderBook
 from models.decimals import EXACT, plain, ratio
-from models.times import rfc3339
+from models.shown import BookFigures
 from models.window import WINDOWS, Expired, Window
 
 ZERO = Decimal(0)
@@ -116,34 +116,35 @@ class BookStats(msgspec.Struct):
         self.bid_depth, self.ask_depth = other.bid_depth, other.ask_depth
         self.in_step = other.in_step
 
-    def figures(self) -> dict[str, object]:
+    def figures(self, closed: bool) -> BookFigures:
         """Return what a user sees; null where no sample was taken."""
         some = self.samples > 0
         depth = self.bid_depth + self.ask_depth
-        return {
-            "highest_bid": plain(self.best_bid[0]) if self.best_bid else None,
-            "highest_bid_size": plain(self.best_bid[1]) if self.best_bid else None,
-            "lowest_ask": plain(self.best_ask[0]) if self.best_ask else None,
-            "lowest_ask_size": plain(self.best_ask[1]) if self.best_ask else None,
-            "spread": plain(self.spread_close) if some else None,
-            "spread_open": plain(self.spread_open) if some else None,
-            "min_spread": plain(self.spread_min) if some else None,
-            "max_spread": plain(self.spread_max) if some else None,
-            "mean_spread": plain(ratio(self.spread_time, self.two_sided_us)) if self.two_sided_us else None,
-            "mid": plain(self.mid_close) if some else None,
-            "mid_open": plain(self.mid_open) if some else None,
-            "mid_high": plain(self.mid_high) if some else None,
-            "mid_low": plain(self.mid_low) if some else None,
-            "moving_avg_10": plain(ratio(sum(self.mids, ZERO), len(self.mids))) if self.mids else None,
-            "bid_depth": plain(self.bid_depth),
-            "ask_depth": plain(self.ask_depth),
-            "imbalance": plain(ratio(self.bid_depth - self.ask_depth, depth)) if depth else None,
-            "updates": self.updates,
-            "resyncs": self.resyncs,
-            "in_step_share": plain(ratio(Decimal(self.in_step_us), self.observed_us))
+        return BookFigures(
+            highest_bid=plain(self.best_bid[0]) if self.best_bid else None,
+            highest_bid_size=plain(self.best_bid[1]) if self.best_bid else None,
+            lowest_ask=plain(self.best_ask[0]) if self.best_ask else None,
+            lowest_ask_size=plain(self.best_ask[1]) if self.best_ask else None,
+            spread=plain(self.spread_close) if some else None,
+            spread_open=plain(self.spread_open) if some else None,
+            min_spread=plain(self.spread_min) if some else None,
+            max_spread=plain(self.spread_max) if some else None,
+            mean_spread=plain(ratio(self.spread_time, self.two_sided_us)) if self.two_sided_us else None,
+            mid=plain(self.mid_close) if some else None,
+            mid_open=plain(self.mid_open) if some else None,
+            mid_high=plain(self.mid_high) if some else None,
+            mid_low=plain(self.mid_low) if some else None,
+            moving_avg_10=plain(ratio(sum(self.mids, ZERO), len(self.mids))) if self.mids else None,
+            bid_depth=plain(self.bid_depth),
+            ask_depth=plain(self.ask_depth),
+            imbalance=plain(ratio(self.bid_depth - self.ask_depth, depth)) if depth else None,
+            updates=self.updates,
+            resyncs=self.resyncs,
+            in_step_share=plain(ratio(Decimal(self.in_step_us), self.observed_us))
             if self.observed_us
             else None,
-        }
+            state="closed" if closed else "open",
+        )
 
 
 class BookStatsRow(msgspec.Struct):
@@ -187,7 +188,7 @@ class BookChange(NamedTuple):
     window: Window
     start_us: int
     offset: int
-    value: dict[str, object]
+    book: BookFigures
 
 
 class BookTape:
@@ -326,7 +327,7 @@ class BookTape:
                 row.offset = offset - 1 if old == new else offset
                 if old != new:
                     row.closed = True
-                    changes.append(BookChange(window, old, offset, describe(window, old, row)))
+                    changes.append(BookChange(window, old, offset, row.stats.figures(closed=True)))
                 self.rows[window.name, old] = row
             if row is not None and old != new:
                 self.state.latest_closed[window.name] = old
@@ -368,14 +369,3 @@ class BookTape:
             self.state.latest[window.name] = key[1]
         self.state.offset = max(self.state.offset, self._run_last)
         self.state.held = self.held
-
-
-def describe(window: Window, start_us: int, row: BookStatsRow) -> dict[str, object]:
-    """Return the statistics as the topic ``book-stats`` and the web views show them."""
-    return {
-        "window": window.name,
-        "start": rfc3339(start_us),
-        "end": rfc3339(window.end_of(start_us)),
-        "start_ms": start_us // 1000,
-        "book": {**row.stats.figures(), "state": "closed" if row.closed else "open"},
-    }

@@ -15,6 +15,7 @@ import msgspec
 
 from models import ids
 from models.decimals import EXACT, plain, ratio
+from models.shown import CandleFigures
 from models.trade import Trade
 
 ZERO = Decimal(0)
@@ -117,21 +118,34 @@ class Candle(msgspec.Struct, frozen=True):
     def last_trade_id(self) -> int:
         return self.ids[-1][1]
 
-    def figures(self) -> dict[str, object]:
+    def figures(
+        self,
+        *,
+        closed: bool = False,
+        complete: bool = False,
+        late_trades: int = 0,
+        missing_trades: int = 0,
+        revision: int = 0,
+    ) -> CandleFigures:
         """Return what a user sees: exact sums as strings, vwap to 12 significant digits."""
         with decimal.localcontext(EXACT):
             sell_volume = self.volume - self.buy_volume
-        return {
-            "open": plain(self.open),
-            "high": plain(self.high),
-            "low": plain(self.low),
-            "close": plain(self.close),
-            "volume": plain(self.volume),
-            "quote_volume": plain(self.quote_volume),
-            "vwap": plain(ratio(self.quote_volume, self.volume)),
-            "trade_count": self.trade_count,
-            "buy_volume": plain(self.buy_volume),
-            "sell_volume": plain(sell_volume),
-            "first_trade_id": self.first_trade_id,
-            "last_trade_id": self.last_trade_id,
-        }
+        return CandleFigures(
+            open=plain(self.open),
+            high=plain(self.high),
+            low=plain(self.low),
+            close=plain(self.close),
+            volume=plain(self.volume),
+            quote_volume=plain(self.quote_volume),
+            vwap=plain(ratio(self.quote_volume, self.volume)),
+            trade_count=self.trade_count,
+            buy_volume=plain(self.buy_volume),
+            sell_volume=plain(sell_volume),
+            first_trade_id=self.first_trade_id,
+            last_trade_id=self.last_trade_id,
+            state="closed" if closed else "open",
+            complete=complete,
+            late_trades=late_trades,
+            missing_trades=missing_trades,
+            revision=revision,
+        )

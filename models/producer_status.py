@@ -6,6 +6,9 @@ from typing import Literal
 
 import msgspec
 
+LATENCY_BOUNDS_MS = (5, 10, 25, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 10_000, 60_000)
+"""Upper bounds of the classes in which the latency of trades is counted; one more class has the rest."""
+
 
 class ProducerStatus(msgspec.Struct, frozen=True):
     """The value in the topic ``feeds``; its key is ``exchange:producer``."""
@@ -37,3 +40,16 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     """Of these, those of which the exchange does not have every trade."""
     repaired_trades: int = 0
     """Trades that were missing, and fetched over REST."""
+    reconnect_reasons: dict[str, int] = {}
+    """How often a connection ended, by reason: together ``reconnects``."""
+    books_resubscribed: int = 0
+    """How often a book was asked for again."""
+    last_frame_us: int | None = None
+    """When the last frame was received."""
+    spill_bytes: int = 0
+    """What the producer's disk holds now for Kafka."""
+    latency_counts: tuple[int, ...] = ()
+    """Trades by the time from the exchange's clock to ours: so many up to each of `LATENCY_BOUNDS_MS`,
+    and so many above. The first of a symbol on a connection is old, and not among them."""
+    latency_sum_us: int = 0
+    """Those times, summed."""

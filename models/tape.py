@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, MutableMapping
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +27,7 @@ from models.candle import Candle
 from models.decimals import EXACT
 from models.gap import Gap, State
 from models.ledger import NOTHING, SLACK_US, Ledger, News, OpenGap
+from models.shown import CandleFigures
 from models.times import rfc3339
 from models.trade import Heartbeat, Trade
 from models.window import BY_NAME, WINDOWS, Expired, Window
@@ -62,6 +63,9 @@ class TapeState(msgspec.Struct):
     """The trade that is latest by (event time, id)."""
     received_time_us: int = 0
     duplicates: int = 0
+    late: int = 0
+    """Trades that came when the candle of their smallest window was closed, and amended it. As with
+    ``duplicates``, a write that was torn by a kill may leave some out."""
     expired: int = 0
     """Trades that came when the candles of their smallest window were not kept any more."""
     open: list[tuple[str, int]] = []
@@ -80,7 +84,7 @@ class CandleChange(NamedTuple):
     window: Window
     start_us: int
     offset: int
-    value: dict[str, object]
+    candle: CandleFigures
 
 
 class GapChange(NamedTuple):
@@ -328,6 +332,7 @@ class Tape:
                 row.late_trades + closed,
             )
         if closed:
+            self.state.late += window is SMALLEST
             complete, missing = completeness(window, key[1], row.candle, self.state.ledger)
             row = msgspec.structs.replace(row, complete=complete, missing_trades=missing)
             changes.append(self._change(window, key[1], row))
@@ -411,22 +416,15 @@ def completeness(window: Window, start_us: int, candle: Candle, ledger: Ledger) 
     return complete, ledger.missing(start_us, end_us) + forgotten
 
 
-def describe(window: Window, start_us: int, row: CandleRow, state: TapeState) -> dict[str, Any]:
+def describe(window: Window, start_us: int, row: CandleRow, state: TapeState) -> CandleFigures:
     """Return the candle as the topic ``candles`` and the web views show it."""
     complete, missing_trades = row.complete, row.missing_trades
     if not row.closed:
         complete, missing_trades = completeness(window, start_us, row.candle, state.ledger)
-    return {
-        "window": window.name,
-        "start": rfc3339(start_us),
-        "end": rfc3339(window.end_of(start_us)),
-        "start_ms": start_us // 1000,
-        "candle": {
-            **row.candle.figures(),
-            "state": "closed" if row.closed else "open",
-            "complete": complete,
-            "late_trades": row.late_trades,
-            "missing_trades": missing_trades,
-            "revision": row.revision,
-        },
-    }
+    return row.candle.figures(
+        closed=row.closed,
+        complete=complete,
+        late_trades=row.late_trades,
+        missing_trades=missing_trades,
+        revision=row.revision,
+    )

@@ -8,9 +8,13 @@ from typing import Annotated
 
 import msgspec
 
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
-).match
+_INSTANT = (
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_RFC3339 = re.compile(_INSTANT + r"\Z").match
+
+TIME = rf"^([0-9]{{1,15}}|{_INSTANT})$"
+"""How `parse_time` wants it, for the documents."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_US = 253_402_300_799_999_999

@@ -7,6 +7,7 @@ run of trades inside the smallest window is folded once and merged into the larg
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 SECOND_US = 1_000_000
@@ -45,3 +46,20 @@ WINDOWS = (
 )
 
 BY_NAME = {window.name: window for window in WINDOWS}
+
+_UNITS = {window.name[-1]: window.size_us for window in WINDOWS}
+_multiple = re.compile(r"([1-9][0-9]{0,3})([" + "".join(_UNITS) + r"])\Z").match
+
+
+def window_named(name: str) -> Window | None:
+    """Return a window that is kept, or any whole multiple of one: ``5m``, ``4h``, ``7d``; else None.
+
+    Like all windows it begins at a multiple of its size since 1970, in UTC: seven days on a Thursday.
+    """
+    found = _multiple(name)
+    return Window(name, int(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def made_of(window: Window) -> Window:
+    """Return the largest window that is kept and that a window is a whole multiple of."""
+    return next(kept for kept in reversed(WINDOWS) if window.size_us % kept.size_us == 0)

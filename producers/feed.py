@@ -34,6 +34,7 @@ from producers.book_sync import BookSync
 from producers.codec import Codec, Event, Refused, Subscribed, Unknown, without_userinfo
 from producers.continuity import Continuity
 from producers.feed_status import ConnectionStatus, FeedSettings, FeedStatus, State, backoff_s
+from producers.latency import Latency
 from producers.tasks import until_one_ends
 
 log = structlog.get_logger(__name__)
@@ -117,6 +118,7 @@ class Feed:
         self.unknown_messages: Counter[str] = Counter()
         self.refused_requests = 0
         self.books_resubscribed = 0
+        self.latency = Latency()
         self.last_refusal: Refused | None = None
 
     async def run(self) -> None:
@@ -144,6 +146,8 @@ class Feed:
             last_refusal=_said(self.last_refusal) if self.last_refusal else None,
             unknown_messages=dict(self.unknown_messages),
             books_resubscribed=self.books_resubscribed,
+            latency_counts=tuple(self.latency.counts),
+            latency_sum_us=self.latency.sum_us,
         )
 
     async def turn(self) -> None:
@@ -170,10 +174,11 @@ class _Connect(connect):
 class _Symbol:
     """What came of a symbol on this connection."""
 
-    __slots__ = ("continuity", "seen_at")
+    __slots__ = ("continuity", "has_traded", "seen_at")
 
     def __init__(self) -> None:
         self.continuity = Continuity()
+        self.has_traded = False
         self.seen_at = 0.0
         """When its last frame was read, monotonic seconds."""
 
@@ -345,6 +350,10 @@ class _Connection:
         if symbol is None:
             symbol = self._symbols[event.symbol] = _Symbol()
         symbol.seen_at = read_at
+        if isinstance(event, Trade):
+            if symbol.has_traded:  # the first one on a connection is that of before it
+                self._feed.latency.note(event.received_time_us - event.event_time_us)
+            symbol.has_traded = True
         if isinstance(event, Trade | Heartbeat):
             if symbol.continuity.is_broken_by(event) and self._settings.lose_books_on_gaps:
                 await self.lose_book(event.symbol, "missed trades")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Literal, Protocol
 
 import msgspec
@@ -73,6 +74,9 @@ class FeedStatus(msgspec.Struct, frozen=True):
     """What the exchange said last when it refused a request."""
     unknown_messages: dict[str, int]
     books_resubscribed: int
+    latency_counts: tuple[int, ...]
+    """Of trades, as `models.producer_status.ProducerStatus` has it."""
+    latency_sum_us: int
 
     @property
     def connected(self) -> int:
@@ -88,6 +92,16 @@ class FeedStatus(msgspec.Struct, frozen=True):
     def reconnects(self) -> int:
         """How often a connection ended, all reasons together."""
         return sum(sum(connection.reconnects.values()) for connection in self.connections)
+
+    @property
+    def reconnect_reasons(self) -> dict[str, int]:
+        """How often a connection ended, by reason."""
+        return dict(sum((Counter(connection.reconnects) for connection in self.connections), Counter()))
+
+    @property
+    def last_frame_us(self) -> int | None:
+        """When the last frame was received."""
+        return max((at for connection in self.connections if (at := connection.last_frame_us)), default=None)
 
     @property
     def refused_frames(self) -> int:

@@ -30,6 +30,7 @@ import structlog
 from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
 from models.errors import CandlewickError
 from models.producer_status import ProducerStatus
+from models.schemas import SCHEMAS
 from models.trade import Heartbeat, Trade
 from producers.codec import Codec
 from producers.feed import Feed, FeedEvent
@@ -266,6 +267,12 @@ class _Reporter:
             open_gaps=repairs.open,
             unavailable_gaps=repairs.unavailable,
             repaired_trades=repairs.fetched_trades,
+            reconnect_reasons=feed.reconnect_reasons,
+            books_resubscribed=feed.books_resubscribed,
+            last_frame_us=feed.last_frame_us,
+            spill_bytes=stats.spill_bytes,
+            latency_counts=feed.latency_counts,
+            latency_sum_us=feed.latency_sum_us,
         )
 
     async def report(self, state: Literal["stopped"] | None = None) -> None:
@@ -291,7 +298,7 @@ class _Reporter:
             FEEDS,
             f"{status.exchange}:{status.producer}",
             msgspec.json.encode(status),
-            schema=b"feed/1",
+            schema=SCHEMAS[ProducerStatus],
             received_time_us=status.updated_us,
             momentary=True,
         )

@@ -32,8 +32,9 @@ from aiokafka import AIOKafkaProducer, codec, errors
 from aiokafka.partitioner import DefaultPartitioner
 
 from models.book import BookDelta, BookKeyframe, BookLost, BookSnapshot
-from models.dead_letter import dead_letter_json
+from models.dead_letter import DeadLetter, dead_letter_json
 from models.errors import CandlewickError, TopicError
+from models.schemas import SCHEMAS
 from models.trade import Heartbeat, Trade
 from producers.lane import Lane
 from producers.spill import Record, Spill
@@ -43,13 +44,13 @@ log = structlog.get_logger(__name__)
 
 LoggedEvent = Trade | Heartbeat | BookSnapshot | BookKeyframe | BookDelta | BookLost
 
-ROUTES: dict[type, tuple[str, bytes]] = {
-    Trade: (TRADES, b"trade/1"),
-    Heartbeat: (TRADES, b"heartbeat/1"),
-    BookSnapshot: (BOOKS, b"book-snapshot/1"),
-    BookKeyframe: (BOOKS, b"book-keyframe/1"),
-    BookDelta: (BOOKS, b"book-delta/1"),
-    BookLost: (BOOKS, b"book-lost/1"),
+ROUTES: dict[type[msgspec.Struct], tuple[str, bytes]] = {
+    kind: (topic, SCHEMAS[kind])
+    for topic, kinds in (
+        (TRADES, (Trade, Heartbeat)),
+        (BOOKS, (BookSnapshot, BookKeyframe, BookDelta, BookLost)),
+    )
+    for kind in kinds
 }
 """The topic of each kind of event, and its header ``schema``."""
 
@@ -220,7 +221,7 @@ class Sink:
         now_us = self._clock_us()
         letter = dead_letter_json(value, source, reason, now_us)
         self._dead_letters += 1
-        await self.write(DEAD_LETTERS, source, letter, schema=b"dead-letter/1", received_time_us=now_us)
+        await self.write(DEAD_LETTERS, source, letter, schema=SCHEMAS[DeadLetter], received_time_us=now_us)
 
     async def write(
         self,
@@ -521,7 +522,7 @@ class Sink:
             source = f"{topic} {record.key.decode()}"
             letter = dead_letter_json(record.value, source, words_of(error), now_us)
             self._dead_letters += 1
-            dead = self._record(DEAD_LETTERS, source.encode(), letter, b"dead-letter/1", now_us, None)
+            dead = self._record(DEAD_LETTERS, source.encode(), letter, SCHEMAS[DeadLetter], now_us, None)
             # Not through the door: it may be shut until this very lane makes room.
             self._take(self._lane(dead), dead)
         self._settle([record])

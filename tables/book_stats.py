@@ -17,6 +17,11 @@ def state(partition: int, symbol_key: str) -> BookState | None:
     return table.rows(partition).state(symbol_key)
 
 
+def settled(partition: int, symbol_key: str) -> BookState | None:
+    """Return what was known of a symbol's book when its rows were last settled: a checkpoint ago, at most."""
+    return table.rows(partition).settled_state(symbol_key)
+
+
 def at(partition: int, symbol_key: str, window: str, start_us: int) -> BookStatsRow | None:
     """Return the statistics of the window that starts at ``start_us``."""
     known = state(partition, symbol_key)

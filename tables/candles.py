@@ -27,6 +27,11 @@ def state(partition: int, symbol_key: str) -> TapeState | None:
     return table.rows(partition).state(symbol_key)
 
 
+def settled(partition: int, symbol_key: str) -> TapeState | None:
+    """Return what was known of a symbol when its rows were last settled: a checkpoint ago, at most."""
+    return table.rows(partition).settled_state(symbol_key)
+
+
 def latest(partition: int, symbol_key: str, window: str, closed: bool = False) -> Found | None:
     """Return the last candle of a window, or the last closed one."""
     known = state(partition, symbol_key)
@@ -34,6 +39,20 @@ def latest(partition: int, symbol_key: str, window: str, closed: bool = False) -
         return None
     start_us = (known.latest_closed if closed else known.latest).get(window)
     return None if start_us is None else at(partition, symbol_key, window, start_us)
+
+
+def starts(
+    partition: int,
+    symbol_key: str,
+    window: str,
+    first_us: int,
+    end_us: int,
+    most: int,
+    *,
+    newest: bool = False,
+) -> list[int]:
+    """List the starts of a window's candles in ``[first_us, end_us)``: the first, or the last, ``most``."""
+    return table.rows(partition).starts(symbol_key, window, first_us, end_us, most, newest=newest)
 
 
 def at(partition: int, symbol_key: str, window: str, start_us: int) -> Found | None:

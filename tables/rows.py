@@ -32,6 +32,9 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 CACHED = 1000
 """Rows that a partition keeps decoded; the rest are read from RocksDB when they are asked for."""
 
+END_OF_KEYS_US = (10**10 - 1) * 1_000_000
+"""Later starts, from the year 2286 on, have more than ten digits: their keys are not in the order of time."""
+
 KEYS_KEPT = 16
 """Keys that a symbol keeps written out."""
 
@@ -69,6 +72,10 @@ class PartitionRows(Generic[State, Row]):
     def state(self, symbol_key: str) -> State | None:
         """Return what is kept of a symbol."""
         self.settle(symbol_key)
+        return self.settled_state(symbol_key)
+
+    def settled_state(self, symbol_key: str) -> State | None:
+        """Return what is kept of a symbol, as of the last time that it was settled."""
         state: State | None = self.get(state_key(symbol_key))
         return state
 
@@ -77,6 +84,29 @@ class PartitionRows(Generic[State, Row]):
         self.settle(symbol_key)
         row: Row | None = self.get(row_key(symbol_key, window, start_us))
         return row
+
+    def starts(
+        self, symbol_key: str, window: str, first_us: int, end_us: int, most: int, *, newest: bool = False
+    ) -> list[int]:
+        """List the starts of the rows in ``[first_us, end_us)``: the first ``most`` of them, or the last.
+
+        In order, either way.
+        """
+        self.settle(symbol_key)
+        end_us = min(end_us, END_OF_KEYS_US)
+        if first_us >= end_us:
+            return []
+        first, end = row_key(symbol_key, window, first_us), row_key(symbol_key, window, end_us)
+        # What is neither changed nor being written is in RocksDB, whether or not it is decoded as well.
+        changed = {key for key in (*self._dirty, *self._writing) if first <= key < end}
+        keys = {key for key in changed if self.get(key) is not None}
+        keys |= {
+            key
+            for key in self._table.stored_keys(self.partition, first, end, most + len(changed), newest=newest)
+            if key not in changed
+        }
+        found = sorted(keys)[-most:] if newest else sorted(keys)[:most]
+        return [start_in(key) for key in found]
 
     def settle(self, symbol_key: str) -> None:
         """Bring a symbol's rows to the last record that was folded."""
@@ -270,9 +300,11 @@ class RowTable(Table, Generic[State, Row]):
         value: bytes | None = self.data.read(partition, key)
         return value
 
-    def stored_keys(self, partition: int, first: bytes, end: bytes, most: int = sys.maxsize) -> list[bytes]:
-        """List the keys from ``first`` to before ``end``, in order, ``most`` of them at most."""
-        keys: list[bytes] = self.data.keys_between(partition, first, end, most)
+    def stored_keys(
+        self, partition: int, first: bytes, end: bytes, most: int = sys.maxsize, *, newest: bool = False
+    ) -> list[bytes]:
+        """List keys from ``first`` to before ``end``, ``most`` at most: in order, or from the last back."""
+        keys: list[bytes] = self.data.keys_between(partition, first, end, most, newest=newest)
         return keys
 
     def store(self, partition: int, rows: Mapping[bytes, bytes | None], first_offset: int) -> None:

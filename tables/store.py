@@ -73,8 +73,10 @@ class RowStore(rocksdb.Store):
             raise self._failed(partition, error) from error
         return value
 
-    def keys_between(self, partition: int, first: bytes, end: bytes, most: int) -> list[bytes]:
-        """List the keys from ``first`` to before ``end``, in order, ``most`` of them at most.
+    def keys_between(
+        self, partition: int, first: bytes, end: bytes, most: int, *, newest: bool = False
+    ) -> list[bytes]:
+        """List the keys from ``first`` to before ``end``, ``most`` at most, in order or from the last back.
 
         Raises:
             StateError: they cannot be read; the worker ends.
@@ -83,10 +85,18 @@ class RowStore(rocksdb.Store):
         try:
             # `keys()` would end at a damaged block as if there were no more keys.
             rows = self._db_for_partition(partition).iter()
-            rows.seek(first)
-            while len(keys) < most and rows.valid() and (key := rows.key()) < end:
+            if newest:
+                rows.seek_for_prev(end)
+                if rows.valid() and rows.key() == end:
+                    rows.prev()
+            else:
+                rows.seek(first)
+            while len(keys) < most and rows.valid() and first <= (key := rows.key()) < end:
                 keys.append(key)
-                rows.next()
+                if newest:
+                    rows.prev()
+                else:
+                    rows.next()
             rows.status()
         except Exception as error:
             raise self._failed(partition, error) from error

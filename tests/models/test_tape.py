@@ -99,7 +99,7 @@ def copy_of(tape: Tape) -> tuple[TapeState, Rows]:
 def sent(changes: Iterable[Change]) -> list[tuple[Any, ...]]:
     """Return changes as they go out, byte for byte."""
     return [
-        (change.window.name, change.start_us, change.offset, msgspec.json.encode(change.value))
+        (change.window.name, change.start_us, change.offset, msgspec.json.encode(change.candle))
         if isinstance(change, CandleChange)
         else msgspec.json.encode(change.describe("coinbase", "BTC-USD"))
         if isinstance(change, GapChange)
@@ -111,7 +111,8 @@ def sent(changes: Iterable[Change]) -> list[tuple[Any, ...]]:
 def candles_shown(tape: Tape) -> dict[Key, Any]:
     tape.settle()
     return {
-        key: describe(BY_NAME[key[0]], key[1], row, tape.state)["candle"] for key, row in tape.rows.items()
+        key: msgspec.to_builtins(describe(BY_NAME[key[0]], key[1], row, tape.state))
+        for key, row in tape.rows.items()
     }
 
 
@@ -131,10 +132,8 @@ def gaps_in(changes: Iterable[Change]) -> list[tuple[int, int, str]]:
 def told(changes: Iterable[Change]) -> list[tuple[str, int, int, int]]:
     """Return the window, start, revision and late trades of each candle that was told of."""
     return [
-        (change.window.name, change.start_us, candle["revision"], candle["late_trades"])
+        (change.window.name, change.start_us, change.candle.revision, change.candle.late_trades)
         for change in candles_in(changes)
-        for candle in [change.value["candle"]]
-        if isinstance(candle, dict)
     ]
 
 
@@ -365,7 +364,7 @@ def assert_told(changes: list[Change], expected: Expected) -> None:
     for change, (kind, *facts) in zip(changes, expected.changes, strict=True):
         if isinstance(change, CandleChange):
             assert [kind, change.window.name, change.start_us, change.offset] == ["candle", *facts[:-1]]
-            assert_shown(change.value["candle"], facts[-1])
+            assert_shown(msgspec.to_builtins(change.candle), facts[-1])
         elif isinstance(change, GapChange):
             assert [kind, msgspec.to_builtins(change.describe("coinbase", "BTC-USD"))] == ["gap", *facts]
         else:
@@ -657,7 +656,7 @@ def test_rows_that_are_newer_than_the_state_come_to_the_same(
     fold_in_parts(tape, log[data.draw(st.integers(0, points[0])) :], data)
     whole, _ = folded(log, *timing)
     tape.settle()
-    tape.state.duplicates = whole.state.duplicates
+    tape.state.duplicates, tape.state.late = whole.state.duplicates, whole.state.late
     assert copy_of(tape) == copy_of(whole)
 
 
@@ -692,6 +691,8 @@ def test_a_row_that_is_newer_than_the_state_is_not_amended_for_what_it_includes(
     (state, _), (_, rows) = (copy_of(folded(log[:point])[0]) for point in (3, 5))
     tape = restored(state, rows)
     assert gaps_in(tape.fold(log[3:])) == [(2, 3, "repaired")]
+    assert tape.state.late == 0  # the row has them already
+    tape.state.late = 2
     assert copy_of(tape) == copy_of(folded(log)[0])
     assert tape.rows["1m", MIDNIGHT + MINUTE].revision == 1
 
@@ -706,10 +707,10 @@ def test_the_content_of_a_closed_candle_is_told_once_for_each_revision_and_is_wh
         changes = fold_in_parts(tape, log, data)
     content: dict[Key, list[Any]] = {}
     for change in candles_in(changes):
-        content.setdefault((change.window.name, change.start_us), []).append(change.value)
+        content.setdefault((change.window.name, change.start_us), []).append(change.candle)
     for revisions in content.values():
-        assert [value["candle"]["revision"] for value in revisions] == list(range(len(revisions)))
-        assert {value["candle"]["state"] for value in revisions} == {"closed"}
+        assert [candle.revision for candle in revisions] == list(range(len(revisions)))
+        assert {candle.state for candle in revisions} == {"closed"}
     tape.settle()
     assert {
         key: describe(BY_NAME[key[0]], key[1], row, tape.state)
@@ -815,10 +816,7 @@ def test_a_candle_closes_when_the_watermark_is_past_its_end_and_the_grace() -> N
     assert candles_shown(tape)["1m", MIDNIGHT]["state"] == "open"
     [change] = candles_in(tape.fold([(2, trade(3, end + GRACE))]))
     assert (change.window.name, change.start_us, change.offset) == ("1m", MIDNIGHT, 2)
-    assert change.value["start"] == "2023-11-15T00:00:00Z"
-    assert change.value["end"] == "2023-11-15T00:01:00Z"
-    assert change.value["start_ms"] == MIDNIGHT // 1000
-    assert change.value["candle"] == candles_shown(tape)["1m", MIDNIGHT]
+    assert msgspec.to_builtins(change.candle) == candles_shown(tape)["1m", MIDNIGHT]
     assert candles_shown(tape)["1m", MIDNIGHT]["state"] == "closed"
     assert candles_shown(tape)["1m", MIDNIGHT]["revision"] == 0
     assert candles_shown(tape)["1m", end]["trade_count"] == 2
@@ -949,6 +947,7 @@ def test_a_late_trade_that_comes_twice_amends_once() -> None:
     assert tape.fold([(offset + 1, late), (offset + 2, late)]) == []
     assert candles_shown(tape) == shown
     assert tape.state.duplicates == 2
+    assert tape.state.late == 1
 
 
 def test_a_trade_out_of_order_within_the_grace_is_not_late() -> None:
@@ -962,12 +961,14 @@ def test_a_trade_out_of_order_within_the_grace_is_not_late() -> None:
         0,
         0,
     )
+    assert tape.state.late == 0
 
 
 def test_a_late_trade_of_a_window_without_a_candle_makes_one_that_is_closed() -> None:
     tape, _ = folded(log_of(trade(5, MIDNIGHT + 3 * HOUR)))
     changes = tape.fold([(1, trade(4, MIDNIGHT + MINUTE))])
     assert told(changes) == [("1m", MIDNIGHT + MINUTE, 0, 1), ("1h", MIDNIGHT, 0, 1)]
+    assert tape.state.late == 1
     assert tape.rows["1m", MIDNIGHT + MINUTE].closed
     assert not tape.rows["1d", MIDNIGHT].closed
     assert tape.state.latest["1m"] == MIDNIGHT + 3 * HOUR
@@ -1033,8 +1034,10 @@ def test_a_hole_inside_counts_its_ids_and_a_repair_makes_the_candle_complete() -
     _, last, repaired = tape.fold([(4, trade(2, MIDNIGHT + 3)), (5, trade(4, MIDNIGHT + 5))])
     assert completeness_of(tape, MIDNIGHT) == (True, 0)
     assert completeness_of(tape, MIDNIGHT, "1d") == (True, 0)
-    assert msgspec.json.encode(first.value).count(b'"complete":false,"late_trades":1,"missing_trades":2') == 1
-    assert msgspec.json.encode(last.value).count(b'"complete":true,"late_trades":3,"missing_trades":0') == 1
+    assert (
+        msgspec.json.encode(first.candle).count(b'"complete":false,"late_trades":1,"missing_trades":2') == 1
+    )
+    assert msgspec.json.encode(last.candle).count(b'"complete":true,"late_trades":3,"missing_trades":0') == 1
     assert gaps_in([repaired]) == [(2, 4, "repaired")]
 
 
@@ -1099,7 +1102,7 @@ def test_a_heartbeat_that_knows_of_more_trades_says_what_is_missing() -> None:
     gap, change = tape.fold([(1, heartbeat(3, MIDNIGHT + MINUTE + GRACE))])
     assert gaps_in([gap]) == [(2, 3, "open")]
     assert completeness_of(tape, MIDNIGHT) == (False, 2)
-    assert b'"complete":false,"late_trades":0,"missing_trades":2' in msgspec.json.encode(change.value)
+    assert b'"complete":false,"late_trades":0,"missing_trades":2' in msgspec.json.encode(change.candle)
     tape.fold([(2, trade(2, MIDNIGHT + 1)), (3, trade(3, MIDNIGHT + MINUTE))])
     assert completeness_of(tape, MIDNIGHT) == (True, 0)
 

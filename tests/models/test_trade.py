@@ -219,7 +219,7 @@ def test_a_record_with_an_extreme_number_is_refused_or_goes_all_the_way(
     records = [(offset, event) for offset, value in enumerate(values) if (event := read_or_refused(value))]
     for change in tape.fold(records):
         if isinstance(change, CandleChange):
-            msgspec.json.encode(change.value)
+            msgspec.json.encode(change.candle)
         elif isinstance(change, GapChange):
             msgspec.json.encode(change.describe("coinbase", "BTC-USD"))
     tape.settle()

@@ -346,6 +346,27 @@ async def test_a_request_without_any_answer_ends_the_connection():
             assert reconnects(feed)["not acknowledged"] >= 1
 
 
+async def test_latency_is_of_each_trade_but_the_first_of_a_connection():
+    log = Log()
+    async with Exchange() as exchange, running(exchange, log) as feed:
+        for number, trade_ids in enumerate([(1, 2, 3), (4, 5)]):
+            client = await exchange.client(number)
+            for trade_id in trade_ids:
+                await client.match(trade_id)
+            await until(lambda last=trade_ids[-1]: len(log.of(Trade)) == last)
+            await client.socket.close(1012)
+        status = feed.status
+        assert sum(status.latency_counts) == 3
+        assert status.latency_sum_us == sum(
+            max(0, trade.received_time_us - trade.event_time_us)
+            for trade in log.of(Trade)
+            if trade.trade_id in (2, 3, 5)
+        )
+        assert status.last_frame_us
+        assert status.last_frame_us >= log.of(Trade)[-1].received_time_us
+        assert sum(status.reconnect_reasons.values()) == status.reconnects
+
+
 async def test_a_refused_frame_is_kept_and_the_connection_goes_on():
     log = Log()
     async with Exchange() as exchange, running(exchange, log) as feed:
