@@ -13,16 +13,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import faust
 
 from candlewick import config, datadir, topics
 from candlewick.checkpoint import Checkpoint
-from candlewick.kafka import address
+from candlewick.kafka import address, security
 from candlewick.transport import BatchSchema, BatchTransport
 from models.errors import CandlewickError
 from producers.topic import ensure_topics
 
-AUTODISCOVER = ("agents.candles", "agents.books", "candlewick.web.views")
+AUTODISCOVER = (
+    "agents.candles",
+    "agents.books",
+    "candlewick.web.api.stats",
+    "candlewick.web.api.candles",
+    "candlewick.web.api.market",
+    "candlewick.web.api.coinbase",
+    "candlewick.web.api.udf",
+    "candlewick.web.push.stream",
+    "candlewick.web.push.ws",
+    "candlewick.web.metrics",
+    "candlewick.web.front",
+    "candlewick.web.api.status",
+    "candlewick.web.api.openapi",
+    "candlewick.web.api.asyncapi",
+)
 LONGEST_INSTANCE_ID = 249
 """Kafka's limit."""
 
@@ -33,19 +49,29 @@ class Application(faust.App):
     def __init__(self, settings: config.Settings, **options: Any) -> None:
         self.settings = settings
         self.bootstrap = address.find(settings)
+        self.security = security.options(settings)
         (datadir.prepare(settings.data_dir) / "tables").mkdir(exist_ok=True)
         self.checkpoint = Checkpoint(self, settings.session_s)
         self.batches = BatchSchema(key_type=bytes, value_type=bytes)
         brokers = [f"aiokafka://{address.strip()}" for address in self.bootstrap.split(",")]
-        super().__init__(settings.app_id, broker=brokers, **options)
+        credentials = security.for_faust(self.security)
+        super().__init__(settings.app_id, broker=brokers, broker_credentials=credentials, **options)
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.producer_transport = BatchTransport(self.conf.broker_producer, self)
 
     async def on_first_start(self) -> None:
-        """Make the topics, or say what is wrong with them, before anything is subscribed."""
+        """Make the topics, or say what is wrong with them, before anything is subscribed or bound."""
         try:
+            # Not what is set: Faust's own options may say otherwise.
+            if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
+                config.may_bind(self.settings, self.conf.web_bind)
+            if self.security:
+                await security.must_be_let_in(self.bootstrap, self.security)
             await ensure_topics(
-                self.bootstrap, topics.specs(self.settings), replication=self.settings.replication
+                self.bootstrap,
+                topics.specs(self.settings),
+                replication=self.settings.replication,
+                security=self.security,
             )
         except CandlewickError as error:
             raise SystemExit(f"candlewick: {error}") from None
@@ -96,9 +122,19 @@ def build(settings: config.Settings) -> Application:
         web_port=settings.port,
         web_tables_enabled=False,
         web_router_enabled=False,
+        HttpClient=_http_client,
         # Faust would otherwise read F_* and APP_* variables of whoever started it.
         debug=False,
     )
+
+
+def _http_client() -> aiohttp.ClientSession:
+    """Return the client by which workers ask each other.
+
+    Without aiohttp's limit of 100 connections: each stream that is passed on keeps one for as long as it
+    lasts, and at the limit every other question would wait until one ends.
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
 def _instance_id(settings: config.Settings) -> str | None:

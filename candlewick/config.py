@@ -1,21 +1,29 @@
 """Every setting, once: read from ``CANDLEWICK_*``, checked, and frozen before anything starts.
 
-Also valid are the six names that the first system of this kind used. A wrong setting is one line:
-which one, what it was, what it may be.
+Also valid are the six names that the first system of this kind used, and for a secret the name of a file
+that holds it. A wrong setting is one line: which one, what it was, what it may be. A secret is never shown.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from models.errors import ConfigError
 
 PREFIX = "CANDLEWICK_"
+_is_token = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}\Z").match
+_is_url = re.compile(
+    r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?\Z"
+).match
+_is_origin = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?\Z").match
+_is_secret = re.compile(r"[^\x00-\x1f\x7f]*\Z").match
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}\Z")
 MOCK_PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "LTC-USD")
 
@@ -39,6 +47,27 @@ class Settings(BaseModel):
     )
     broker: str = _setting(
         "", "Kafka to use, instead of the embedded one.", "host:port, several with commas", max_length=2000
+    )
+    kafka_security: Literal["plaintext", "ssl", "sasl_ssl"] = _setting(
+        "plaintext",
+        "How Kafka is spoken to: in clear, over TLS, or over TLS with a user and a password.",
+        "plaintext, ssl or sasl_ssl",
+    )
+    kafka_ca: str = _setting(
+        "",
+        "Certificates that Kafka's own must be signed by; empty: those that this machine trusts.",
+        "a PEM file",
+    )
+    kafka_cert: str = _setting("", "Our certificate, where Kafka asks for one.", "a PEM file")
+    kafka_key: str = _setting("", "The key of our certificate, without a passphrase.", "a PEM file")
+    kafka_user: str = _setting("", "User of sasl_ssl.", "a name", pattern=r"^[^\x00-\x1f\x7f]*$")
+    kafka_password: SecretStr = _setting(
+        SecretStr(""),
+        f"Password of that user; `{PREFIX}KAFKA_PASSWORD_FILE` names a file that holds it.",
+        "one line",
+    )
+    kafka_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = _setting(
+        "SCRAM-SHA-512", "How user and password are told to Kafka.", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN"
     )
     feed: str = _setting("mock", "Where frames come from.", "mock, live, or a recording's file")
     exchange: str = _setting(
@@ -75,6 +104,23 @@ class Settings(BaseModel):
     )
     record_dir: str = _setting(
         "", "Folder to keep raw frames in; empty: they are not kept.", "a folder", "DATA_STORE"
+    )
+    token: SecretStr = _setting(
+        SecretStr(""),
+        "Bearer token that every request must carry; needed where the views bind more than loopback. "
+        f"`{PREFIX}TOKEN_FILE` names a file that holds it.",
+        "at least 16 letters, digits, . _ ~ + / = -",
+    )
+    url: str = _setting(
+        "",
+        "Worker that `watch`, `candles`, `status`, `gaps` and `doctor` ask; empty: the host and port above.",
+        "an address such as http://127.0.0.1:6066",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (), "Origins whose pages may ask, beside our own.", "origins with commas, such as https://example.org"
+    )
+    rate_per_s: float = _setting(
+        1000, "Requests a second that one address may make; 0: any.", "0 to 1000000", ge=0, le=1_000_000
     )
     app_id: str = _setting(
         "candlewick",
@@ -154,12 +200,39 @@ class Settings(BaseModel):
         "info", "What is logged.", "debug, info, warning or error"
     )
 
-    @field_validator("products", mode="before")
+    @field_validator("token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not _is_token(value.get_secret_value()):
+            raise ValueError("not shown")
+        return value
+
+    @field_validator("kafka_password")
+    @classmethod
+    def _on_one_line(cls, value: SecretStr) -> SecretStr:
+        if not _is_secret(value.get_secret_value()):
+            raise ValueError("not shown")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and (not _is_url(value) or urlsplit(value).port == 0):  # a port too large is an error there
+            raise ValueError(value)
+        return value.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _is_origin(origin):
+                raise ValueError(origin)
+        return value
+
+    @field_validator("products", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-        return value
+        return names_in(value) if isinstance(value, str) else value
 
     @field_validator("products")
     @classmethod
@@ -195,8 +268,16 @@ class Settings(BaseModel):
         values: dict[str, str] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+                values[file_name(name)] = ""  # what the caller's own environment names is not meant
             values[env_name(name)] = ",".join(value) if isinstance(value, tuple) else str(value)
         return values
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return names with commas between them, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def env_name(field: str) -> str:
@@ -204,11 +285,16 @@ def env_name(field: str) -> str:
     return PREFIX + field.upper()
 
 
+def file_name(secret: str) -> str:
+    """Return the environment variable that names the file of a secret."""
+    return env_name(secret) + "_FILE"
+
+
 def load(environ: Mapping[str, str], **options: Any) -> Settings:
     """Read the settings: options of the command first, then the environment, then the defaults.
 
     Raises:
-        ConfigError: one of them is wrong; the first is named.
+        ConfigError: one of them is wrong, or does not fit another; the first is named.
     """
     values: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
@@ -219,16 +305,81 @@ def load(environ: Mapping[str, str], **options: Any) -> Settings:
             values[name] = environ[env_name(name)]
         elif old_name and environ.get(old_name):
             values[name] = environ[old_name]
+        elif name in SECRETS and environ.get(file_name(name)):
+            values[name] = _secret_in(file_name(name), environ[file_name(name)])
     if "feed" not in values and environ.get("USE_MOCKED_FEED"):
         values["feed"] = "mock" if _is_true("USE_MOCKED_FEED", environ["USE_MOCKED_FEED"]) else "live"
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        field = Settings.model_fields[name]
-        raise ConfigError(
-            _spoken(name, environ, options), values.get(name), _extra(field, "may_be")
-        ) from None
+        value = HIDDEN if name in SECRETS else _without_password(values.get(name))
+        may_be = _extra(Settings.model_fields[name], "may_be")
+        raise ConfigError(_spoken(name, environ, options), value, may_be) from None
+    _must_fit(settings)
+    return settings
+
+
+def _without_password(value: object) -> object:
+    return re.sub(r"//[^/@]*@", f"//{HIDDEN}@", value) if isinstance(value, str) else value
+
+
+SECRETS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+HIDDEN = "***"
+
+
+def _secret_in(variable: str, path: str) -> str:
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(variable, path, f"a file that can be read ({why})") from None
+    if not secret.strip():
+        raise ConfigError(variable, path, "a file with the secret in it: this one is empty")
+    return secret
+
+
+_TLS = ("kafka_ca", "kafka_cert", "kafka_key")
+_SASL = ("kafka_user", "kafka_password")
+_SECURED_BY = {**dict.fromkeys(_SASL, ("sasl_ssl",)), **dict.fromkeys(_TLS, ("ssl", "sasl_ssl"))}
+"""Which ways of speaking to Kafka make use of a setting; in the others it must not be set."""
+
+
+def _must_fit(settings: Settings) -> None:
+    """Refuse settings of Kafka that do not go together: nothing is to be sent in clear by mistake."""
+    security = settings.kafka_security
+    for name, ways in _SECURED_BY.items():
+        if getattr(settings, name) and security not in ways:
+            may_be = f"{' or '.join(ways)} where {env_name(name)} is set"
+            raise ConfigError(env_name("kafka_security"), security, may_be)
+    for name in _SASL if security == "sasl_ssl" else ():
+        if not getattr(settings, name):
+            raise ConfigError(env_name(name), "", f"set where {env_name('kafka_security')} is sasl_ssl")
+    for name, other in (("kafka_cert", "kafka_key"), ("kafka_key", "kafka_cert")):
+        if getattr(settings, name) and not getattr(settings, other):
+            raise ConfigError(env_name(other), "", f"set where {env_name(name)} is")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address that is bound."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def may_bind(settings: Settings, host: str) -> None:
+    """Make sure that web views which others can reach ask for a token; call it before an address is bound.
+
+    Raises:
+        ConfigError: others can reach it, and there is no token.
+    """
+    if not is_loopback(host) and not settings.token:
+        made = "`openssl rand -hex 24` makes one"
+        may_be = f"127.0.0.1, which only this machine reaches, while {env_name('token')} is not set: {made}"
+        raise ConfigError(env_name("host"), host, may_be)
 
 
 def table() -> list[tuple[str, str, str, str, str]]:

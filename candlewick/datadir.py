@@ -53,6 +53,8 @@ def prepare(data_dir: Path) -> Path:
 def locked(path: Path, who: str, remedy: str) -> Iterator[None]:
     """Hold a lock file while the block runs; it goes with the process, however that ends.
 
+    The file says which process it is, so that one can be ended by hand.
+
     Raises:
         StateError: another process holds it.
     """
@@ -62,6 +64,9 @@ def locked(path: Path, who: str, remedy: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StateError(f"another {who} is using {path.parent}: {remedy}") from None
+        with contextlib.suppress(OSError):  # a full disk holds the lock as well
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), b"%d\n" % os.getpid())
         yield
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from candlewick.config import Settings
 from candlewick.kafka import address
+from candlewick.kafka.security import checked
 from models.dead_letter import DeadLetter, read_dead_letter
 from models.errors import DecodeError, RecordError
 from models.trade import Trade, read_trade
@@ -29,11 +31,12 @@ from producers.topic import DEAD_LETTERS, TRADES
 async def run(settings: Settings, again: bool) -> None:
     """Show the dead letters by source and reason; with ``again``, send the trades that can be read now."""
     bootstrap = address.find(settings)
+    security = await checked(bootstrap, settings)
     codec = codec_class(settings.exchange)()
     counts: Counter[tuple[str, str]] = Counter()
     sent = 0
-    async with Sink(bootstrap, topics=(TRADES,)) as sink:
-        async for letter in letters(bootstrap):
+    async with Sink(bootstrap, topics=(TRADES,), security=security) as sink:
+        async for letter in letters(bootstrap, security):
             counts[letter.source.split("[")[0], letter.reason[:80]] += 1
             for trade in trades_of(letter, codec) if again else ():
                 await sink.put(trade)
@@ -53,10 +56,14 @@ async def run(settings: Settings, again: bool) -> None:
     console.print(told, highlight=False, soft_wrap=True)
 
 
-async def letters(bootstrap: str) -> AsyncIterator[DeadLetter]:
+async def letters(bootstrap: str, security: Mapping[str, Any]) -> AsyncIterator[DeadLetter]:
     """Read the topic from its beginning to where it ends now."""
     async with AIOKafkaConsumer(
-        DEAD_LETTERS, bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
+        DEAD_LETTERS,
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        **security,
     ) as consumer:
         ends = await consumer.end_offsets(consumer.assignment())
         while any(await asyncio.gather(*(_is_before(consumer, tp, end) for tp, end in ends.items()))):

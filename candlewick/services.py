@@ -11,14 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from candlewick import datadir, feeds, topics
-from candlewick.config import Settings, env_name
+from candlewick.config import Settings, env_name, may_bind
 from candlewick.kafka import address
 from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.security import checked
 from candlewick.screen import fail
 from candlewick.stopping import stop_event
 from models.errors import CandlewickError, ConfigError, DecodeError
@@ -71,8 +73,7 @@ async def run_producer(settings: Settings) -> None:
     source = feeds.resolve(settings)
     if not source.url:
         raise ConfigError("feed", settings.feed, "live, or the address of a mock exchange, ws://host:port")
-    bootstrap = address.find(settings)
-    await ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication)
+    bootstrap, security = await _topics_at(settings)
     # What is there by now stays: each look of the garbage collector through it takes 25 ms.
     gc.collect()
     gc.freeze()
@@ -90,6 +91,7 @@ async def run_producer(settings: Settings) -> None:
             grace_s=settings.grace_s,
             spill_folder=spill_folder,
             spill_bytes=settings.spill_mb << 20,
+            security=security,
         )
     if undelivered:
         raise CandlewickError(f"{undelivered} records could not be delivered to Kafka before the end")
@@ -97,10 +99,10 @@ async def run_producer(settings: Settings) -> None:
 
 def run_worker(settings: Settings) -> None:
     """Become ``faust -A candlewick.app worker``; returns only with an error."""
+    may_bind(settings, settings.host)
     data_dir = datadir.prepare(settings.data_dir)
-    bootstrap = address.find(settings)
     # Faust would do it too, and say what is wrong between forty lines of its own.
-    asyncio.run(ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication))
+    bootstrap, _ = asyncio.run(_topics_at(settings))
     env = {**settings.env(), env_name("data_dir"): str(data_dir), env_name("broker"): bootstrap}
     with datadir.locked(data_dir / "tables" / "worker.lock", "worker", "give this one its own --data-dir"):
         os.environ.update(env)
@@ -113,13 +115,12 @@ def run_worker(settings: Settings) -> None:
 async def run_replay(settings: Settings, file: Path) -> None:
     """Send a recording through codec and sink into Kafka."""
     source = feeds.resolve(settings.model_copy(update={"feed": str(file)}))
-    bootstrap = address.find(settings)
-    await ensure_topics(bootstrap, topics.specs(settings), replication=settings.replication)
+    bootstrap, security = await _topics_at(settings)
     codec = codec_class(settings.exchange)()
     wanted = set(source.products)
     counts = {"frames": 0, "refused": 0}
     began = time.monotonic()
-    async with Sink(bootstrap) as sink:
+    async with Sink(bootstrap, security=security) as sink:
         pipeline = Pipeline(sink, Keyframer(sys.maxsize), Quiet(round(settings.grace_s * 1_000_000)))
         with _progress() as progress:
             task = progress.add_task(file.name, total=None)
@@ -177,6 +178,16 @@ async def run_record(settings: Settings, directory: Path | None, seconds: float 
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     print(f"{recorder.frames} frames in {target}", flush=True)
+
+
+async def _topics_at(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Return where Kafka is and aiokafka's options for it, once it has the topics."""
+    bootstrap = address.find(settings)
+    security = await checked(bootstrap, settings)
+    await ensure_topics(
+        bootstrap, topics.specs(settings), replication=settings.replication, security=security
+    )
+    return bootstrap, security
 
 
 @contextlib.contextmanager

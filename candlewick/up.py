@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import aiohttp
 
 from candlewick import datadir, feeds, topics
 from candlewick.children import Child
-from candlewick.config import Settings, env_name
+from candlewick.config import Settings, env_name, may_bind
+from candlewick.kafka import address
 from candlewick.kafka.broker import EmbeddedBroker
+from candlewick.kafka.security import checked
 from candlewick.screen import Screen
 from candlewick.stopping import stop_event
+from candlewick.terminal.client import Where, own
 from models.errors import CandlewickError, ConfigError
 from producers.topic import ensure_topics
 
@@ -44,6 +48,9 @@ async def run(settings: Settings, exit_when_done: bool) -> None:
     Raises:
         CandlewickError: something could not be started, or did not stay up.
     """
+    may_bind(settings, settings.host)
+    if not settings.broker:
+        address.must_be_clear(settings)
     source = feeds.resolve(settings)
     if exit_when_done and source.file is None:
         raise ConfigError("--exit-when-done", settings.feed, "used with a recording: other feeds do not end")
@@ -82,8 +89,10 @@ async def _run(
             screen.component("kafka", "up", f"{broker.bootstrap} after {time.monotonic() - began:.1f} s")
             watch.append(asyncio.ensure_future(_broker_ends(broker)))
             stack.push_async_callback(_cancel, watch[-1])
+        kafka = env["CANDLEWICK_BROKER"]
+        security = await checked(kafka, settings)
         await ensure_topics(
-            env["CANDLEWICK_BROKER"], topics.specs(settings), replication=settings.replication
+            kafka, topics.specs(settings), replication=settings.replication, security=security
         )
         env["CANDLEWICK_PRODUCTS"] = ",".join(source.products)
         mock_url = ""
@@ -100,7 +109,7 @@ async def _run(
         patient = env | _patience(settings, source)
         producer = await _child(stack, screen, watch, "producer", ["produce"], patient, data_dir)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-            web = Web(session, f"http://{_reachable(settings.host)}:{settings.port}")
+            web = Web(session, own(settings))
             following = asyncio.ensure_future(
                 _follow(web, screen, source, mock_url if exit_when_done else "", producer, worker)
             )
@@ -125,18 +134,18 @@ def _patience(settings: Settings, source: feeds.Source) -> dict[str, str]:
 class Web:
     """Our own web views, asked as a user asks them."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, there: Where) -> None:
         self._session = session
-        self._url = url
+        self._there = there
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Return status and JSON; status 0 while nobody answers."""
-        return await self.get_url(self._url + path)
+        return await self.get_url(self._there.url + path, self._there.headers)
 
-    async def get_url(self, url: str) -> tuple[int, Any]:
+    async def get_url(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Return status and JSON of another server; status 0 while nobody answers."""
         try:
-            async with self._session.get(url) as answer:
+            async with self._session.get(url, headers=headers) as answer:
                 return answer.status, await answer.json(content_type=None)
         except (TimeoutError, aiohttp.ClientError, ValueError):
             return 0, None
@@ -256,7 +265,3 @@ def _must_be_free(host: str, port: int) -> None:
         why = os.strerror(error.errno or 0)
         may_be = f"one that {host} has free ({why}): try --port {port % 65535 + 1}"
         raise ConfigError("--port", port, may_be) from None
-
-
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host == "0.0.0.0" else host

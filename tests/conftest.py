@@ -15,6 +15,8 @@ RECORDINGS = Path(__file__).parents[2] / "shared" / "data"
 # examples are the same each time; HYPOTHESIS_PROFILE=dev there draws new ones.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+# A Kafka of the tests lives for seconds: what the JVM's second compiler does for it is never earned back.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 

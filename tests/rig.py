@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,36 @@ class Command:
         """Send a signal; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def commands_in(folder: Path) -> Iterator[Callable[..., Command]]:
+    """Start commands, their logs in a folder; all are ended after the block, however it ends."""
+    commands: list[Command] = []
+
+    def start(*args: str, **env: str) -> Command:
+        commands.append(Command(folder / f"{len(commands)}-{args[0]}.log", args, env))
+        return commands[-1]
+
+    try:
+        yield start
+    finally:
+        for command in reversed(commands):
+            _end(command)
+
+
+def _end(command: Command) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = command.family()
+        command.process.terminate()
+        try:
+            command.process.wait(12)
+        except subprocess.TimeoutExpired:
+            command.process.kill()
+            command.process.wait()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def until(find: Callable[[], Any], told: Callable[[], str] | str = "") -> Any:

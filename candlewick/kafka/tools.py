@@ -6,6 +6,7 @@ Named as in Kafka's bin folder; options that Kafka renamed keep their old names 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,11 @@ _RENAMES = {
 """Options that Kafka 4.2 renamed. It still takes the old ones, but warns, and refuses
 an old one beside a new one."""
 
+_CONFIGS = {"--command-config", "--config-file"} | {
+    f"--{who}.config" for who in ("consumer", "producer", "admin")
+}
+"""Options, new and old, that name a file of settings."""
+
 _TOOLS = {
     "acls": (_CLASSES + "AclCommand", _SERVER),
     "broker-api-versions": (_CLASSES + "BrokerApiVersionsCommand", _SERVER),
@@ -110,12 +116,16 @@ def must_be_known(tool: str) -> str:
     return name
 
 
-def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path | None = None) -> list[str]:
+def tool_command(
+    tool: str, args: Sequence[str], bootstrap: str, properties: str = "", cache_dir: Path | None = None
+) -> list[str]:
     """Return the command line that runs one of Kafka's own tools against `bootstrap`.
 
     `tool` is named as in Kafka's bin folder, with or without `kafka-` and `.sh`. The
     tool is told the broker unless `args` name one, or it needs none. Options that
-    Kafka renamed keep their old names too (`--property` of console-consumer).
+    Kafka renamed keep their old names too (`--property` of console-consumer). `properties`
+    is the text of a file of settings for it, for passwords; whoever runs the command must let
+    it have our open files.
 
     Raises:
         UnknownTool: there is no such tool.
@@ -134,6 +144,9 @@ def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path
         # only after it.
         at = len(arguments) if name == "cluster" else 0
         arguments[at:at] = [option, bootstrap]
+    if option == _SERVER and properties and not named & _CONFIGS:
+        at = len(arguments) if name == "cluster" else 0
+        arguments[at:at] = ["--command-config", _nameless_file(properties)]
     class_path = jars.resolve(cache_dir)
     logging = logging_file("tools", _TOOL_LOGGING, cache_dir)
     return [
@@ -146,3 +159,13 @@ def tool_command(tool: str, args: Sequence[str], bootstrap: str, cache_dir: Path
         main_class,
         *arguments,
     ]
+
+
+def _nameless_file(text: str) -> str:
+    """Return a path to a file that is in no folder: it goes with the process, however that ends."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        kept = os.dup(file.fileno())
+    os.set_inheritable(kept, True)
+    return f"/dev/fd/{kept}"

@@ -13,18 +13,33 @@ import aiohttp
 from aiokafka.partitioner import murmur2
 from yarl import URL
 
+from candlewick import config
 from candlewick.app import app
-from candlewick.web.problems import Problem, recovering
-from tables import candles
+from candlewick.web.access import ONE_HOP
+from candlewick.web.problems import Problem, recovering, unknown_product
+from tables import book_stats, candles
 
-ONE_HOP = "X-Candlewick-Forwarded"
-PASSED_ON = ("Cache-Control", "Retry-After")
+PASSED_ON = ("Cache-Control", "CB-AFTER", "CB-BEFORE", "ETag", "Link", "Retry-After")
+"""Headers of an answer that mean something to who asked: kept when it is passed on, and told to scripts."""
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
 def partition_of(symbol_key: str) -> int:
     """Return the partition of ``exchange:symbol``, as every Kafka client computes it."""
     return int((murmur2(symbol_key.encode()) & 0x7FFFFFFF) % app.settings.partitions)
+
+
+def locate(exchange: str, product_id: str) -> int:
+    """Return the partition of a product that was asked for.
+
+    Raises:
+        Problem: it cannot be a product's name, or the tables are being recovered.
+    """
+    if not config.PRODUCT_ID.match(product_id):
+        raise unknown_product(product_id[:50], exchange)
+    if not is_ready():
+        raise recovering("this worker is reading its tables back")
+    return partition_of(f"{exchange}:{product_id}")
 
 
 def is_ready() -> bool:
@@ -49,6 +64,23 @@ def is_ours(partition: int) -> bool:
     )
 
 
+def kept_here() -> list[tuple[int, str]]:
+    """List (partition, ``exchange:symbol``) of the products that this worker has; none while it recovers."""
+    if not is_ready():
+        return []
+    return [
+        (partition, symbol_key)
+        for partition in sorted(owners())
+        if is_ours(partition)
+        for symbol_key in sorted(
+            {
+                *candles.table.rows(partition).symbol_keys(),
+                *book_stats.table.rows(partition).symbol_keys(),
+            }
+        )
+    ]
+
+
 def others() -> set[URL]:
     """Return the URLs of the other workers."""
     return {url for url in owners().values() if not _is_me(url)}
@@ -63,6 +95,12 @@ class Answer(NamedTuple):
     headers: dict[str, str]
 
 
+def asking() -> dict[str, str]:
+    """Return the headers with which one worker asks another."""
+    token = app.settings.token.get_secret_value()
+    return {ONE_HOP: "1", **({"Authorization": f"Bearer {token}"} if token else {})}
+
+
 async def ask(url: URL, path: str) -> Answer:
     """Ask another worker.
 
@@ -70,9 +108,7 @@ async def ask(url: URL, path: str) -> Answer:
         Problem: it did not answer.
     """
     try:
-        async with app.http_client.get(
-            url.join(URL(path)), headers={ONE_HOP: "1"}, timeout=TIMEOUT
-        ) as answer:
+        async with app.http_client.get(url.join(URL(path)), headers=asking(), timeout=TIMEOUT) as answer:
             headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
             return Answer(answer.status, await answer.read(), answer.content_type, headers)
     except (TimeoutError, aiohttp.ClientError) as error:

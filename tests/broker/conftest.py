@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from rig import Command
+from rig import Command, commands_in
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """Start commands that are ended after the test, however it ends."""
-    commands: list[Command] = []
-
-    def start(*args: str, **env: str) -> Command:
-        command = Command(tmp_path / f"{len(commands)}-{args[0]}.log", args, env)
-        commands.append(command)
-        return command
-
-    yield start
-    for command in reversed(commands):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = command.family()
-            command.process.terminate()
-            try:
-                command.process.wait(12)
-            except subprocess.TimeoutExpired:
-                command.process.kill()
-                command.process.wait()
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+    with commands_in(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What is told as it changes: one hub, by server-sent events and by WebSocket."""
