@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner
 
-from candlewick.cli import main
+from candlewick.cli import log_to_stderr, main
 
 MATCH = {
     "type": "match", "trade_id": 10, "maker_order_id": "a", "taker_order_id": "b", "side": "sell", "size": "1",
@@ -93,3 +94,21 @@ def test_a_product_that_the_recording_does_not_hold_is_refused(refused, tmp_path
     (tmp_path / "one.jsonl").write_text(line + "\n")
     said = refused("up", "--feed", "one.jsonl", "--products", "ETH-USD")
     assert said == "products is 'ETH-USD', but must be in one.jsonl, which holds BTC-USD"
+
+
+def test_an_error_that_nobody_expected_is_logged_without_the_variables_of_its_frames(capsys):
+    password = "can" + "ary"
+
+    def fail(password: str) -> None:
+        raise RuntimeError("boom")
+
+    log_to_stderr("debug")
+    try:
+        fail(password)
+    except RuntimeError as error:
+        structlog.get_logger("a").error("It failed", exc_info=error)
+    finally:
+        structlog.reset_defaults()
+    said = capsys.readouterr().err
+    assert "RuntimeError: boom" in said
+    assert "canary" not in said
