@@ -17,21 +17,32 @@ import yaml
 from candlewick import config, feeds
 from candlewick.kafka import settings
 from candlewick.kafka.jars import KAFKA_VERSION
+from candlewick.web.access import OPEN
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
 WORKERS = [name for name in OURS if SERVICES[name]["command"] == ["worker"]]
-PROXY: str = COMPOSE["configs"]["proxy"]["content"]
+PROXY: str = (ROOT / COMPOSE["configs"]["proxy"]["file"]).read_text(encoding="utf-8")
+PROMETHEUS: dict[str, Any] = yaml.safe_load(
+    (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+)
+WATCHING = ["prometheus", "grafana"]
 
 ADDRESS = re.compile(r"(?:[a-z]+://)?([a-z][a-z0-9-]*):([0-9]+)/?")
 MINUTES = {"s": 1, "m": 60}
 
 
+TOKEN = "what-the-caller-chose"
+ASKED_FOR = re.compile(r"\$\{CANDLEWICK_TOKEN:\?[^}]*\}")
+
+
 def environment(name: str) -> dict[str, str]:
-    """Return a service's environment as it is when the caller's own is empty."""
-    values = SERVICES[name].get("environment", {})
+    """Return a service's environment as it is when the caller's own has only what is asked for."""
+    values = {
+        key: ASKED_FOR.sub(TOKEN, value) for key, value in SERVICES[name].get("environment", {}).items()
+    }
     return {key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for key, value in values.items()}
 
 
@@ -58,8 +69,8 @@ def image_environment() -> dict[str, str]:
 
 
 def is_pinned(image: str) -> bool:
-    """Say whether an image's tag begins with a whole version: 1.2.3."""
-    return re.search(r":[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9.-]+)?\Z", image) is not None
+    """Say whether an image's tag begins with a whole version: 1.2.3, or v1.2.3."""
+    return re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9.-]+)?\Z", image) is not None
 
 
 # The image.
@@ -157,7 +168,10 @@ def test_variables_are_settings_and_their_values_are_allowed(name: str) -> None:
     settings = settings_of(name)
     for variable, value in environment(name).items():
         field = variable.removeprefix(config.PREFIX).lower()
-        assert str(getattr(settings, field)) == value or not value, f"{variable} is read as something else"
+        if field not in config.SECRETS:
+            assert str(getattr(settings, field)) == value or not value, (
+                f"{variable} is read as something else"
+            )
 
 
 def test_what_the_topics_are_made_of_is_the_same_for_all() -> None:
@@ -214,7 +228,7 @@ def test_data_lie_on_a_named_volume(name: str) -> None:
 
 def test_no_volume_is_shared_or_unused() -> None:
     used = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
-    assert sorted(used) == sorted(COMPOSE["volumes"])
+    assert sorted(name for name in used if not name.startswith("./")) == sorted(COMPOSE["volumes"])
 
 
 # Kafka.
@@ -266,40 +280,101 @@ def test_the_proxy_asks_each_worker_where_its_views_are() -> None:
     assert upstream == {name: f"{name}:{settings_of(name).port}" for name in WORKERS}
 
 
-def test_the_published_port_is_the_proxys_and_on_loopback() -> None:
-    assert [name for name, service in SERVICES.items() if service.get("ports")] == ["proxy"]
-    (published,) = SERVICES["proxy"]["ports"]
-    address, outside, inside = published.rsplit(":", 2)
-    assert ip_address(address).is_loopback
+def test_ports_are_published_on_loopback_of_the_proxy_and_of_what_watches() -> None:
+    assert [name for name, service in SERVICES.items() if service.get("ports")] == ["proxy", *WATCHING]
+    for name in ("proxy", *WATCHING):
+        (published,) = SERVICES[name]["ports"]
+        assert ip_address(published.rsplit(":", 2)[0]).is_loopback
+    _, outside, inside = SERVICES["proxy"]["ports"][0].rsplit(":", 2)
     assert int(outside) == config.Settings().port, "the README's addresses hold for compose too"
     assert re.search(rf"^ *bind :{inside}$", PROXY, re.MULTILINE)
 
 
 def health_check(name: str) -> tuple[int, str]:
     """Return port and path that a service asks itself for."""
-    found = re.search(r"http://127\.0\.0\.1:([0-9]+)(/\w+)", str(SERVICES[name]["healthcheck"]))
+    found = re.search(r"http://127\.0\.0\.1:([0-9]+)(/[\w/-]+)", str(SERVICES[name]["healthcheck"]))
     assert found
     return int(found[1]), found[2]
 
 
 def test_health_checks_ask_for_paths_that_are_served() -> None:
-    views = (ROOT / "candlewick" / "web" / "views.py").read_text(encoding="utf-8")
+    views = (ROOT / "candlewick" / "web" / "api" / "status.py").read_text(encoding="utf-8")
     rest = (ROOT / "candlewick" / "mock" / "rest.py").read_text(encoding="utf-8")
     for name in WORKERS:
         port, path = health_check(name)
         assert port == settings_of(name).port
-        assert f'@page("{path}")' in views
+        assert f'@page("{path}",' in views
+        assert path in OPEN
     port, path = health_check("mock-exchange")
     assert port == settings_of("mock-exchange").mock_port
     assert f'web.get("{path}"' in rest
     checked = re.search(r"option httpchk GET (\S+)", PROXY)
     assert checked
-    assert f'@page("{checked[1]}")' in views
+    assert f'@page("{checked[1]}",' in views
+    assert checked[1] in OPEN, "the proxy has no token"
 
 
 def test_the_proxys_configuration_is_where_its_image_looks() -> None:
     (mounted,) = SERVICES["proxy"]["configs"]
     assert mounted == {"source": "proxy", "target": "/usr/local/etc/haproxy/haproxy.cfg"}
+
+
+def test_configurations_are_files() -> None:
+    # Compose writes a content into the container before it starts, and refuses where that is read-only.
+    assert all(found.keys() == {"file"} for found in COMPOSE["configs"].values())
+    assert all((ROOT / found["file"]).is_file() for found in COMPOSE["configs"].values())
+    used = {mounted["source"] for service in SERVICES.values() for mounted in service.get("configs", ())}
+    assert used == COMPOSE["configs"].keys()
+
+
+# What watches.
+
+
+def test_prometheus_scrapes_every_worker_with_the_token() -> None:
+    (job,) = PROMETHEUS["scrape_configs"]
+    targets = [target for group in job["static_configs"] for target in group["targets"]]
+    assert targets == [f"{name}:{settings_of(name).port}" for name in WORKERS]
+    service = SERVICES["prometheus"]
+    assert job["authorization"] == {"credentials_file": "/tmp/token"}
+    assert '"$$CANDLEWICK_TOKEN" > /tmp/token' in service["command"][0]
+    assert service["environment"]["CANDLEWICK_TOKEN"].startswith("${CANDLEWICK_TOKEN:")
+
+
+def test_prometheus_finds_its_files() -> None:
+    targets = {mounted["source"]: mounted["target"] for mounted in SERVICES["prometheus"]["configs"]}
+    assert f"--config.file={targets['prometheus']} " in SERVICES["prometheus"]["command"][0]
+    folder = targets["prometheus"].rpartition("/")[0]
+    assert [f"{folder}/{name}" for name in PROMETHEUS["rule_files"]] == [targets["alerts"]]
+    assert SERVICES["prometheus"]["volumes"] == ["prometheus:/prometheus"]
+    assert "--storage.tsdb.path=/prometheus " in SERVICES["prometheus"]["command"][0]
+
+
+def test_grafana_shows_the_boards_of_the_repository_and_asks_our_prometheus() -> None:
+    mounted = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    assert all(volume.endswith(":ro") for volume in SERVICES["grafana"]["volumes"])
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    assert mounted[f"./{provisioning.relative_to(ROOT)}"] == "/etc/grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    inside = SERVICES["prometheus"]["ports"][0].rpartition(":")[2]
+    assert source["url"] == f"http://prometheus:{inside}"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/boards.yml").read_text())["providers"]
+    assert mounted["./deploy/grafana/boards"] == provider["options"]["path"]
+    home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (ROOT / "deploy/grafana/boards" / home.removeprefix(f"{provider['options']['path']}/")).is_file()
+
+
+def test_nobody_can_log_in_to_grafana_or_change_anything() -> None:
+    given = environment("grafana")
+    assert given["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert given["GF_AUTH_BASIC_ENABLED"] == given["GF_USERS_ALLOW_SIGN_UP"] == "false"
+    assert (
+        given["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == given["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    )
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_what_watches_is_asked_whether_it_is_well_where_it_listens(name: str) -> None:
+    assert health_check(name)[0] == int(SERVICES[name]["ports"][0].rpartition(":")[2])
 
 
 # What holds for every service.
@@ -327,11 +402,12 @@ def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     assert service["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("name", [*OURS, "proxy"])
+@pytest.mark.parametrize("name", [*OURS, *WATCHING, "proxy"])
 def test_the_file_system_is_read_only_but_for_data_and_tmp(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
-    assert [mount.split(":")[0] for mount in service.get("tmpfs", ())] == (["/tmp"] if name in OURS else [])
+    wanted = {"proxy": [], "grafana": ["/tmp", "/var/lib/grafana"]}.get(name, ["/tmp"])
+    assert [mount.split(":")[0] for mount in service.get("tmpfs", ())] == wanted
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -348,14 +424,28 @@ def test_a_service_waits_for_others_that_can_say_that_they_are_well(name: str) -
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_networks_are_declared_and_only_proxy_and_producer_see_outside(name: str) -> None:
+def test_networks_are_declared_and_only_what_is_reached_or_reaches_out_sees_outside(name: str) -> None:
     networks = SERVICES[name]["networks"]
     assert set(networks) <= COMPOSE["networks"].keys()
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    assert ("outside" in networks) == (name in {"proxy", "producer"})
+    assert ("outside" in networks) == (name in {"proxy", "producer", *WATCHING})
 
 
 def test_there_are_no_secrets() -> None:
     words = re.compile(r"password|passwd|secret|token|api_?key|credential", re.IGNORECASE)
-    for file in ("docker-compose.yml", "Dockerfile"):
-        assert not words.search((ROOT / file).read_text(encoding="utf-8")), file
+    assert not words.search((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            if words.search(name):
+                assert re.fullmatch(r"\$\{\w+:[-?][^}]*\}", value), f"{name} is not left to the caller"
+
+
+def test_the_token_is_asked_for_and_both_workers_and_prometheus_have_the_same() -> None:
+    for name in SERVICES:
+        raw = SERVICES[name].get("environment", {}).get("CANDLEWICK_TOKEN", "")
+        assert bool(ASKED_FOR.fullmatch(raw)) == (name in {*WORKERS, "prometheus"}), name
+    for name in WORKERS:
+        settings = settings_of(name)
+        assert settings.token.get_secret_value() == TOKEN
+        config.may_bind(settings, settings.host)
+        assert "openssl rand -hex 24" in SERVICES[name]["environment"]["CANDLEWICK_TOKEN"]
