@@ -24,7 +24,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench import kept, machine, report, scaling
+from bench import browser, kept, machine, report, scaling, web
 from bench.catchup import catch_up
 from bench.figures import Figures, Measure, Plan
 from bench.latency import latency
@@ -52,6 +52,9 @@ MEASUREMENTS: dict[str, Measure] = {
     "worker-memory": worker_memory,
     "producer-memory": producer_memory,
     "latency": latency,
+    "web": web.web,
+    "push": web.push,
+    "browser": browser.browser,
     "scaling": scaling.scaling,
     "trade-cost": scaling.trade_cost,
     "recovery": recovery,

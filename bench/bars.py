@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from bench import catchup, latency, memory, pure, recovery, scaling, soak
+from bench import browser, catchup, latency, memory, pure, recovery, scaling, soak, web
 from bench.figures import Need
 from bench.kept import Kept
 from bench.peers import race
@@ -119,16 +119,16 @@ def _what_ends_first(kept: Kept) -> str:
     return f"{told}; {usable - two.median:.2f} cores were left"
 
 
-def _latency(rate: int, quantile: str) -> Callable[[Kept], Seen]:
-    """Return what tells of latency at a rate that was kept up."""
+def _at_rate(measurement: str, through: str, rate: int, name: str) -> Callable[[Kept], Seen]:
+    """Return what tells of latency at a rate of trades that was kept up; ``through`` is its figure."""
 
     def see(kept: Kept) -> Seen:
-        through = kept.figure("latency", f"rate at {rate:,}/s")
-        if through is None:
+        seen = kept.figure(measurement, through)
+        if seen is None:
             return ""
-        if through.median < LEAST_RATE * rate:
-            return f"{through.median:,.0f} trades/s came through"
-        return _median("latency", f"wire to /stats at {rate:,}/s, {quantile}")(kept)
+        if seen.median < LEAST_RATE * rate:
+            return f"{seen.median:,.0f} trades/s came through"
+        return _median(measurement, name)(kept)
 
     return see
 
@@ -186,9 +186,29 @@ BARS = (
     *(
         Bar(
             f"wire to `/stats` at {rate:,} trades/s, {quantile}", need, "ms", "latency",
-            _latency(rate, quantile),
+            _at_rate("latency", f"rate at {rate:,}/s", rate, f"wire to /stats at {rate:,}/s, {quantile}"),
         )
         for (rate, quantile), need in latency.NEEDS.items()
+    ),
+    *(
+        Bar(
+            f"{name} at {web.ASKED_PER_S:,}/s among {web.TRADES_PER_S:,} trades/s, p99",
+            web.ANSWERED, "ms", "web",
+            _at_rate("web", web.meanwhile(name), web.TRADES_PER_S, web.asked(name, "p99")),
+        )
+        for name in (web.STATS, web.CANDLES)
+    ),
+    Bar(
+        f"an update to all of {web.LISTENERS:,} SSE listeners, p99", web.HEARD, "ms", "push",
+        _median("push", f"{web.WIRE_TO_ALL}, p99"),
+    ),
+    Bar(
+        f"the same to {web.FEW}, one of them stalled over none", web.UNMOVED, "times", "push",
+        _median("push", web.STALLED),
+    ),
+    Bar(
+        f"{browser.WIRE_TO_PAGE}, p50", browser.SEEN, "ms", "browser",
+        _at_rate("browser", browser.THROUGH, browser.TRADES_PER_S, f"{browser.WIRE_TO_PAGE}, p50"),
     ),
     Bar(
         "ready after SIGKILL, RocksDB kept", recovery.NEED_KEPT, "s", "recovery",

@@ -63,6 +63,8 @@ class Load(msgspec.Struct, frozen=True):
     """Of each of the two."""
     levels: int = 0
     """A side of each book; with none there are no books."""
+    before: dict[str, int] = {}
+    """The last trade that a symbol had before."""
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True):
@@ -133,7 +135,8 @@ class _Frames:
         self._load = load
         self._turn = 0
         self._late_us = 0
-        self.sent = dict.fromkeys([*load.symbols, *filter(None, (load.probe, load.late))], 0)
+        names = [*load.symbols, *filter(None, (load.probe, load.late))]
+        self.sent = {name: load.before.get(name, 0) for name in names}
         """Trades of each symbol so far: the last one's id."""
 
     def trades(self, count: int) -> bytes:

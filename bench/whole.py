@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
 from bench.exchange import Exchange, Load
 from bench.figures import Inexact
+from bench.log import write
 from bench.worker import Process, TooSlow, Worker
-from candlewick import topics
 from candlewick.config import Settings
 from candlewick.kafka.broker import EmbeddedBroker
-from producers.topic import ensure_topics
+from models.trade import Trade
 
+HISTORY_BATCH = 100
 EXACT_WITHIN_S = 120.0
 """From the last trade until every candle has what was sent."""
 
@@ -26,8 +28,11 @@ EXACT_WITHIN_S = 120.0
 class Whole:
     """Everything, started in order and ended in reverse: ``async with Whole(folder, load) as whole``."""
 
-    def __init__(self, folder: Path, load: Load) -> None:
+    def __init__(self, folder: Path, load: Load, history: Iterable[Trade] = (), **chosen: Any) -> None:
+        """``history`` is in the log before the worker starts; ``chosen`` are settings of the worker."""
         self._folder = folder
+        self._history = history
+        self._chosen = chosen
         self._stack = AsyncExitStack()
         self.load = load
         self.products = tuple(filter(None, (*load.symbols, load.probe, load.late)))
@@ -44,8 +49,9 @@ class Whole:
                 data_dir=self._folder / "produce", broker=self.broker.bootstrap, feed=self.exchange.url,
                 products=self.products,
             )  # fmt: skip
-            await ensure_topics(settings.broker, topics.specs(settings))
-            self.worker = await stack.enter_async_context(Worker(settings.broker, self._folder))
+            await write(settings.broker, settings, self._history, HISTORY_BATCH, lambda _: None)
+            worker = Worker(settings.broker, self._folder, **self._chosen)
+            self.worker = await stack.enter_async_context(worker)
             await self.worker.until_ready(self.products[0])
             self.producer = await stack.enter_async_context(Process("producer", ["produce"], settings))
             self._stack = stack.pop_all()

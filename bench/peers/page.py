@@ -49,6 +49,8 @@ SECTIONS = {
     "catch-up-live-log": "Catch-up, a log of small batches",
     "book-fold": "The fold of books alone",
     "latency": "From the exchange's wire to a candle",
+    "web": "Questions while trades come in",
+    "push": "Many listeners",
     "scaling": "Two workers",
     "trade-cost": "What a trade costs, by length of the log and number of products",
     "recovery": "Ready again after a kill -9",

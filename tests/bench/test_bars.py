@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import recovery, scaling
+from bench import recovery, scaling, web
 from bench.bars import BARS
 from bench.kept import Kept, Measured, Start
 from bench.peers import page
@@ -47,11 +47,21 @@ def test_a_soak_has_one_run_but_must_be_long() -> None:
 
 def test_latency_is_judged_only_at_the_rate_that_was_asked_for() -> None:
     ages = figure("latency", "wire to /stats at 5,000/s, p99", 9.0, 9.0, 9.0)
+    what = "wire to `/stats` at 5,000 trades/s, p99"
     assert (
-        seen("p99", ages, figure("latency", "rate at 5,000/s", 4_850, 4_890, 5_000))
+        seen(what, ages, figure("latency", "rate at 5,000/s", 4_850, 4_890, 5_000))
         == "4,890 trades/s came through"
     )
-    assert seen("p99", ages, figure("latency", "rate at 5,000/s", 4_850, 4_900, 5_000)) == 9.0
+    assert seen(what, ages, figure("latency", "rate at 5,000/s", 4_850, 4_900, 5_000)) == 9.0
+
+
+def test_questions_are_judged_only_among_the_trades_that_were_asked_for() -> None:
+    answers = figure("web", web.asked(web.STATS, "p99"), 9.0, 9.0, 9.0)
+    what = f"{web.STATS} at 1,000/s"
+    assert seen(what, answers) == ""
+    few = figure("web", web.meanwhile(web.STATS), 4_850, 4_890, 5_000)
+    assert seen(what, answers, few) == "4,890 trades/s came through"
+    assert seen(what, answers, figure("web", web.meanwhile(web.STATS), 4_900, 5_000, 5_000)) == 9.0
 
 
 def test_a_million_rows_are_not_reckoned_from_a_short_changelog() -> None:
