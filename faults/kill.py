@@ -265,7 +265,6 @@ async def _shared(one: Worker, other: Worker) -> float:
 
 @scenario(
     "F16b", "one of two workers frozen (SIGSTOP) past its session, then woken", f"{Z}; the woken one may end",
-    quick=True,
 )  # fmt: skip
 async def frozen(plan: Plan) -> Outcome:
     """Stop a worker while it works, let the other take over, and wake it.

@@ -118,7 +118,7 @@ async def away(plan: Plan) -> Outcome:
     )
 
 
-@scenario("F13c", "the producer is killed (-9) while its records are on disk", "Z after repair", quick=True)
+@scenario("F13c", "the producer is killed (-9) while its records are on disk", "Z after repair")
 async def killed_while_spilled(plan: Plan) -> Outcome:
     """Kill the producer while Kafka is away, and start it when Kafka is back."""
     times, away_s = (1, 12.0) if plan.quick else (5, 30.0)

@@ -20,7 +20,7 @@ LIMIT_S = 1200
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_every_bar_of_the_quick_faults_is_met() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "faults", "--quick", "--seed", "1"],
+        [sys.executable, "-m", "faults", "--quick", "--seed", "1", "--jobs", "2"],
         cwd=ROOT, env={**os.environ, "COLUMNS": "140"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as faults:  # fmt: skip
         try:
