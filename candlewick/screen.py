@@ -127,7 +127,7 @@ class Screen:
         if not self._answers:
             foot.append("   the worker does not answer", "red")
         elif self._is_ready and products:
-            foot.append(f"   {self._url}/stats/1m/{products[0]['product_id']}   Ctrl-C ends it", "dim")
+            foot.append(f"   {self._url}   Ctrl-C ends it", "dim")
         body = Group(
             parts,
             Text(),
