@@ -56,7 +56,12 @@ class Places:
             '#!/bin/sh\nexec /usr/bin/env -u MAKEFLAGS "$MAKE_ITSELF" -o .venv/.stamp "$@"\n'
         )
         (programs / "make").chmod(0o755)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEWICK_")}
+        # ARGS: what `make test` was given is not for the `make` of a page.
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CANDLEWICK_") and name != "ARGS"
+        }
         path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
         make = next(
             each
