@@ -56,11 +56,11 @@ class Places:
             '#!/bin/sh\nexec /usr/bin/env -u MAKEFLAGS "$MAKE_ITSELF" -o .venv/.stamp "$@"\n'
         )
         (programs / "make").chmod(0o755)
-        # ARGS: what `make test` was given is not for the `make` of a page.
+        # What `make test` was given is not for the `make` of a page, nor what tests tell their JVMs.
         clean = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("CANDLEWICK_") and name != "ARGS"
+            if not name.startswith("CANDLEWICK_") and name not in ("ARGS", "JAVA_TOOL_OPTIONS")
         }
         path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
         make = next(
