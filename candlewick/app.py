@@ -39,6 +39,11 @@ AUTODISCOVER = (
     "candlewick.web.api.openapi",
     "candlewick.web.api.asyncapi",
 )
+SWITCH_S = 0.0005
+"""For which a thread keeps the interpreter while another wants it.
+
+The consumer has a thread of its own: a view would wait for Python's 5 ms while it unpacks a fetch.
+"""
 LONGEST_INSTANCE_ID = 249
 """Kafka's limit."""
 
@@ -87,6 +92,7 @@ class Application(faust.App):
         await super().on_started()
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(SWITCH_S)
 
 
 def build(settings: config.Settings) -> Application:

@@ -1,7 +1,7 @@
 """Live push: who listens to what on this worker, and what all of them are told.
 
 What has changed is described once for each topic, however many listen, and given to all of them in one go.
-The next round waits for three times what the last one took, so that pushing takes a quarter of a core at
+The next round waits for as long as the last one took, so that pushing takes half a core at
 most: with more to do, listeners hear less often of what is still open. What closed, or was amended, they
 hear each time.
 """
@@ -32,7 +32,7 @@ from models.times import rfc3339
 from models.window import BY_NAME, made_of, window_named
 from tables import book_stats, candles
 
-REST_SHARE = 3.0
+REST_SHARE = 1.0
 """Rest after a round, in its own durations."""
 LEAST_REST_S = 0.004
 MOST_OPEN = 3
