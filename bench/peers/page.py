@@ -51,6 +51,7 @@ SECTIONS = {
     "latency": "From the exchange's wire to a candle",
     "web": "Questions while trades come in",
     "push": "Many listeners",
+    "browser": "From the wire to the dashboard",
     "scaling": "Two workers",
     "trade-cost": "What a trade costs, by length of the log and number of products",
     "recovery": "Ready again after a kill -9",
