@@ -74,7 +74,7 @@ async def browser(plan: Plan, figures: Figures) -> None:
             page = await chrome.new_page()
             try:
                 await page.goto(f"http://127.0.0.1:{whole.worker.port}/#{PRODUCT}/1m")
-                await page.wait_for_function("window.candlewick?.lastUpdate", timeout=SHOWN_WITHIN_S * 1000)
+                await _until_live(page)
                 await page.evaluate(KEEP)
                 folded, began = sum((await whole.folded()).values()), time.monotonic()
                 await asyncio.sleep(look_s)
@@ -87,6 +87,15 @@ async def browser(plan: Plan, figures: Figures) -> None:
             whole.exchange.stop()
             await watching
             await whole.until_exact()
+
+
+async def _until_live(page: Page) -> None:
+    """Wait for the first update. Not by `wait_for_function`: the page's policy forbids what that does."""
+    end = time.monotonic() + SHOWN_WITHIN_S
+    while not await page.evaluate("() => Boolean(window.candlewick?.lastUpdate)"):
+        if time.monotonic() > end:
+            raise Inexact(f"the page told nothing within {SHOWN_WITHIN_S:.0f} s")
+        await asyncio.sleep(0.1)
 
 
 async def _note(whole: Whole, sent: dict[int, int]) -> None:
